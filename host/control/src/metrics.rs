@@ -400,6 +400,8 @@ fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
     let retries = Counters::new(registry, "listener_retries", "Attempts beyond the first");
     let spliced = "TCP and upgraded connections whose bytes the kernel passes on by itself";
     let spliced = Counters::new(registry, "listener_spliced_connections", spliced);
+    let lost = "Requests and connections that were not written to the listener's log";
+    let log_lost = Counters::new(registry, "listener_log_lost", lost);
     let bytes = Counters::new(registry, "listener_bytes", "Bytes from and to clients");
     let expiry = "When the certificate for a server name expires, in seconds since 1970";
     let expiry = Gauges::new(registry, "listener_certificate_expiry_timestamp_seconds", expiry);
@@ -427,6 +429,7 @@ fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
         active.set(&[name], listener.active as f64);
         retries.add(&[name], listener.retries);
         spliced.add(&[name], listener.spliced);
+        log_lost.add(&[name], listener.log_lost);
         bytes.add(&[name, ("direction", "in")], listener.received);
         bytes.add(&[name, ("direction", "out")], listener.sent);
         for (class, count) in &listener.responses {

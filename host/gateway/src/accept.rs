@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::chain::{Ended, Origin};
 use crate::client::Client;
 use crate::config::{ForwardedFields, Protocol};
+use crate::counters::Traffic;
 use crate::listener::{Admission, Listener, Site, unless_killed};
 use crate::proxy_protocol;
 use crate::rules::{Forwarded, Shown};
@@ -100,7 +101,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         },
     };
     let pulse = Pulse::new();
-    let stream = stream.with_pulse(Rc::clone(&pulse));
+    let (stream, traffic) = (stream.with_pulse(Rc::clone(&pulse)), Arc::clone(stream.traffic()));
     let Ok(client) = HeaderValue::from_str(&origin.client.ip().to_canonical().to_string()) else {
         return;
     };
@@ -117,6 +118,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
     let client = Rc::new(Client {
         listener,
         pulse,
+        traffic,
         origin,
         forwarded,
         requests: Cell::new(0),
@@ -179,7 +181,7 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
         let told = told.map_err(|error| (Some(Failure::ProxyHeader), error))?;
         (client, local) = told.unwrap_or((client, local));
     }
-    let traffic = Arc::clone(&site.counters.traffic);
+    let traffic = Traffic::within(&site.counters.traffic);
     let patience = plan.config.timeouts.body;
     let (mut server_name, mut http2, mut certificate) = (None, None, None);
     let stream = if let Some(tls) = &plan.tls {

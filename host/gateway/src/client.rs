@@ -42,6 +42,8 @@ pub(crate) struct Client {
     pub(crate) listener: Rc<Listener>,
     pub(crate) pulse: Rc<Pulse>,
     pub(crate) origin: Origin,
+    /// What counts its bytes.
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) forwarded: Forwarded,
     /// Requests so far.
     pub(crate) requests: Cell<u64>,

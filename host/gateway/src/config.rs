@@ -74,6 +74,8 @@ pub struct ListenerConfig {
     pub retry: Retry,
     /// How upstreams are looked at.
     pub health: Option<HealthCheck>,
+    /// The file that requests, and connections that carry none, are written to when they are over: a JSON object a line.
+    pub log: Option<PathBuf>,
 }
 
 impl ListenerConfig {
@@ -96,6 +98,7 @@ impl ListenerConfig {
             resolve: Duration::from_secs(30),
             certificates: Vec::new(),
             client_certificates: None,
+            log: None,
             proxy_protocol: false,
             proxy_protocol_from: None,
             upstream_proxy_protocol: None,

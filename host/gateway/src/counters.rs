@@ -9,8 +9,31 @@ use crate::statistics::{FAILURES, Failure};
 /// Bytes of connections, TLS's own not counted.
 #[derive(Default)]
 pub(crate) struct Traffic {
-    pub(crate) received: Counter,
-    pub(crate) sent: Counter,
+    received: Counter,
+    sent: Counter,
+    /// What they count in, too.
+    all: Option<Arc<Self>>,
+}
+
+impl Traffic {
+    /// That of one connection among others.
+    pub(crate) fn within(all: &Arc<Self>) -> Arc<Self> {
+        let (received, sent) = Default::default();
+        Arc::new(Self { received, sent, all: Some(Arc::clone(all)) })
+    }
+
+    pub(crate) fn add(&self, received: u64, sent: u64) {
+        self.received.add(received);
+        self.sent.add(sent);
+        if let Some(all) = &self.all {
+            all.add(received, sent);
+        }
+    }
+
+    /// Bytes that were received, and sent.
+    pub(crate) fn get(&self) -> [u64; 2] {
+        [&self.received, &self.sent].map(Counter::get)
+    }
 }
 
 /// What is counted of responses by the first digit of their status.

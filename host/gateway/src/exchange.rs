@@ -24,6 +24,7 @@ use crate::journey::{Journey, Passing, Stop};
 use crate::link::{Link, Unanswered};
 use crate::listener::Site;
 use crate::place::Choice;
+use crate::record::Noted;
 use crate::request_body::{Progress, RequestBody, Upload};
 use crate::response_body::{Download, ResponseBody, Source};
 use crate::rules::{self, Asked};
@@ -66,6 +67,9 @@ pub(crate) async fn handle(
     client.requests.set(requests);
     let (parts, incoming) = request.into_parts();
     finish.asks(client.origin.client, Some((parts.method.clone(), parts.uri.clone())));
+    if site.records.is_some() {
+        finish.notes(Noted::of(&parts));
+    }
     let (version, method) = (parts.version, parts.method.clone());
     let http1 = version != Version::HTTP_2;
     let expects = http1 && parts.headers.contains_key(EXPECT);
@@ -87,6 +91,7 @@ pub(crate) async fn handle(
         Outcome::Upgrade(parts, upgrading) => {
             finish.answered(parts.status);
             let Upgrading { stream, early, open } = *upgrading;
+            finish.carries(&client.traffic);
             client.pulse.rests.refuse();
             *client.upgraded.borrow_mut() = Some(Upgraded::new(stream, early, open, finish));
             return Ok(Response::from_parts(parts, ResponseBody::uncounted()));

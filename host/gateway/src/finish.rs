@@ -3,14 +3,17 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode, Uri};
 use tokio::time::Instant;
 
 use crate::chain::{Direction, Ended, Exchange};
+use crate::counters::Traffic;
 use crate::lines::{Line, shown};
 use crate::listener::{STREAM_WINDOW, Site};
+use crate::record::{self, Noted, Record, Records};
 use crate::relay::Halt;
 use crate::request_body::Progress;
 use crate::rests::LINGER_BYTES;
@@ -50,6 +53,8 @@ struct Asked {
     client: Option<SocketAddr>,
     /// None: a connection that carries no requests.
     request: Option<(Method, Uri)>,
+    /// For its record, if there will be one.
+    noted: Option<Noted>,
     status: Option<StatusCode>,
     /// The first thing that went wrong.
     failure: Cell<Option<Failure>>,
@@ -74,6 +79,10 @@ pub(crate) struct Finish {
     slow: bool,
     delivered: bool,
     asked: Asked,
+    /// Bytes of the response's body that left.
+    sent: Cell<u64>,
+    /// The connection whose bytes it is about, and what it had received and sent before.
+    carried: Option<(Arc<Traffic>, [u64; 2])>,
 }
 
 impl Finish {
@@ -100,6 +109,8 @@ impl Finish {
             slow: false,
             delivered: false,
             asked: Asked::default(),
+            sent: Cell::new(0),
+            carried: None,
         }
     }
 
@@ -107,6 +118,16 @@ impl Finish {
     pub(crate) fn asks(&mut self, client: SocketAddr, request: Option<(Method, Uri)>) {
         self.asked.client = Some(client);
         self.asked.request = request;
+    }
+
+    /// What its record will say beside that.
+    pub(crate) fn notes(&mut self, noted: Noted) {
+        self.asked.noted = Some(noted);
+    }
+
+    /// From now on it is about the bytes of a connection.
+    pub(crate) fn carries(&mut self, connection: &Arc<Traffic>) {
+        self.carried = Some((Arc::clone(connection), connection.get()));
     }
 
     /// The request has a body.
@@ -134,8 +155,9 @@ impl Finish {
         }
     }
 
-    /// A piece of the response leaves.
-    pub(crate) fn moved(&self) {
+    /// A piece of the response leaves, with so many bytes of its body.
+    pub(crate) fn moved(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
         self.pulse.moved();
         if let Some(upload) = &self.upload {
             upload.moved();
@@ -238,6 +260,40 @@ impl Finish {
         }
     }
 
+    /// Writes down that it is over.
+    fn record(&self, records: &Records, upstream: Option<usize>) {
+        let Asked { client: Some(client), request, noted, status, failure } = &self.asked else {
+            return;
+        };
+        let upstreams = &self.site.plan.config.upstreams;
+        let [received, sent] = match &self.carried {
+            Some((traffic, before)) => {
+                let now = traffic.get();
+                [now[0] - before[0], now[1] - before[1]]
+            }
+            None => [self.upload.as_ref().map_or(0, |upload| upload.received()), self.sent.get()],
+        };
+        let seconds = |time: Duration| time.as_micros() as f64 / 1e6;
+        let requested = request.as_ref().zip(noted.as_ref());
+        records.write(&Record {
+            time: record::now(),
+            listener: &self.site.plan.config.name,
+            client: *client,
+            request: requested.map(|((method, uri), noted)| noted.requested(method, uri)),
+            status: status.map(|status| status.as_u16()),
+            received,
+            sent,
+            seconds: seconds(self.began.elapsed()),
+            head_seconds: self.head.map(seconds),
+            upstream: match &self.visit.0 {
+                Some(upstream) => Some(upstream.address.to_string()),
+                None => upstream.and_then(|at| Some(upstreams.get(at)?.address.to_string())),
+            },
+            ended: record::ended(self.how),
+            failure: failure.get().map(Failure::name),
+        });
+    }
+
     /// A head is larger than what functions can be shown.
     pub(crate) fn head_too_large(&self, of: Direction) {
         tracing::debug!(
@@ -269,6 +325,7 @@ impl Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         let visited = self.visit.0.as_ref().map(|upstream| upstream.index);
+        let upstream = visited.or_else(|| self.asked_last.as_ref()?.get());
         self.site.counters.active.sub(1);
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
@@ -289,9 +346,11 @@ impl Drop for Finish {
         if let Some(failure) = self.asked.failure.get() {
             self.tell(failure);
         }
+        if let Some(records) = &self.site.records {
+            self.record(records, upstream);
+        }
         self.visit.leave();
         if let Some(exchange) = self.exchange.take() {
-            let upstream = visited.or_else(|| self.asked_last.as_ref()?.get());
             exchange.end(self.how, upstream, self.head.unwrap_or_else(|| self.began.elapsed()));
         }
     }

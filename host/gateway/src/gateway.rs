@@ -18,6 +18,7 @@ use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::Route;
 use crate::environment::ListenerUpstreams;
 use crate::error::GatewayError;
+use crate::journal::Journal;
 use crate::keeper::{Errand, Keeper};
 use crate::listener::{Plan, ThreadCounters};
 use crate::members::Members;
@@ -180,6 +181,7 @@ impl Gateway {
                     None => Arc::new(AtomicUsize::new(0)),
                 },
                 via: self.via.clone(),
+                journal: journal(&config, old)?,
                 config,
             });
             let counters = match old {
@@ -272,11 +274,15 @@ impl Gateway {
 
     /// Takes all listeners away, as [`Self::remove`] does.
     pub fn drain(&self, time: Duration) {
-        let names: Vec<String> = std::mem::take(&mut *self.listeners()).into_keys().collect();
+        let (names, all): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *self.listeners()).into_iter().unzip();
         for name in &names {
-            let _ = self.keeper.errands.send(Errand::Forget(name.clone()));
+            let _ = self.keeper.errands.send(Errand::Forget(String::clone(name)));
         }
         self.remove_all(names, time);
+        all.iter()
+            .filter_map(|entry| entry.plan.journal.as_ref())
+            .for_each(|journal| journal.end());
     }
 
     fn remove_all(&self, names: Vec<String>, time: Duration) {
@@ -378,6 +384,7 @@ impl Entry {
             }
             read.upstreams.push(of);
         }
+        read.log_lost = self.plan.journal.as_ref().map_or(0, |journal| journal.lost());
         read.certificates =
             self.plan.tls.as_ref().map(|tls| tls.now().status.clone()).unwrap_or_default();
         read
@@ -395,6 +402,9 @@ impl Drop for Gateway {
             // One that panicked has said so already.
             let _ = thread.join();
         }
+        let listeners = self.listeners();
+        let journals = listeners.values().filter_map(|entry| entry.plan.journal.as_ref());
+        journals.for_each(|journal| journal.end());
     }
 }
 
@@ -529,6 +539,22 @@ fn listen(
     socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// The file for a listener's requests: the one that it has, if it is to be the same.
+fn journal(
+    config: &ListenerConfig,
+    old: Option<&Entry>,
+) -> Result<Option<Arc<Journal>>, GatewayError> {
+    let Some(file) = &config.log else { return Ok(None) };
+    let open = old.and_then(|old| old.plan.journal.as_ref());
+    if let Some(same) = open.filter(|journal| journal.path() == file) {
+        return Ok(Some(Arc::clone(same)));
+    }
+    Journal::open(file).map(Some).map_err(|error| {
+        let (listener, file) = (config.name.clone(), file.clone());
+        GatewayError::Log { listener, file, error }
+    })
 }
 
 /// Reads the files of a listener that is as it should be: its certificates, and how its upstreams are reached.

@@ -19,6 +19,7 @@ use crate::config::ListenerConfig;
 use crate::counters::{ListenerCounters, UpstreamCounters};
 use crate::dial::{Route, Told};
 use crate::environment::ListenerEnvironment;
+use crate::journal::Journal;
 use crate::lines::Lines;
 use crate::members::Members;
 use crate::place::{Choice, Place, Tried};
@@ -41,6 +42,8 @@ const CONNECTION_WINDOW_MAX: u32 = 16 * 1024 * 1024;
 pub(crate) struct Plan {
     pub(crate) config: ListenerConfig,
     pub(crate) routes: Vec<Arc<Route>>,
+    /// Where requests are written down.
+    pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) members: Vec<Arc<Members>>,
     pub(crate) tls: Option<Arc<Read<Served>>>,
     /// Connections open, on all threads.
@@ -84,6 +87,8 @@ pub(crate) struct Site {
     pub(crate) default_hosts: Vec<HeaderValue>,
     /// What of it is said in the log.
     pub(crate) lines: Lines,
+    /// Requests are written down.
+    pub(crate) records: Option<Records>,
 }
 
 impl Site {
@@ -123,6 +128,7 @@ impl Site {
             http2: http2_builder(config),
             default_hosts,
             lines: Lines::default(),
+            records: plan.journal.clone().map(Records::new),
             plan,
         }))
     }

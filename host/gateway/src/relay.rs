@@ -198,9 +198,7 @@ impl Splicing {
         let now = [moved.forward.get(), moved.backward.get()];
         let [up, down] = [now[0] - counted[0], now[1] - counted[1]];
         *counted = now;
-        self.client.1.received.add(up);
-        self.upstream.1.sent.add(up);
-        self.upstream.1.received.add(down);
-        self.client.1.sent.add(down);
+        self.client.1.add(up, down);
+        self.upstream.1.add(down, up);
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Progress {
     pub(crate) answer: RefCell<Option<Response<Pieces>>>,
     /// Some of it came.
     begun: Cell<bool>,
+    /// Bytes that came.
+    received: Cell<u64>,
     /// Bytes that are still to come from the client, if that is known.
     left: Cell<Option<u64>>,
     /// What is left when nobody wants it is not read.
@@ -53,9 +55,15 @@ impl Progress {
             stream: RefCell::default(),
             answer: RefCell::new(None),
             begun: Cell::new(false),
+            received: Cell::new(0),
             left: Cell::new(None),
             cut: Cell::new(false),
         })
+    }
+
+    /// Bytes that came.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
     }
 
     /// Whether some of it came.
@@ -164,6 +172,7 @@ impl Upload {
                 self.progress.left.set(incoming.size_hint().exact());
                 let ended = incoming.is_end_stream();
                 if let Some(data) = frame.data_ref() {
+                    self.progress.received.set(self.progress.received.get() + data.len() as u64);
                     match self.left.checked_sub(data.len() as u64) {
                         Some(left) => self.left = left,
                         None => return Poll::Ready(Some(Err(Fault::TooLarge))),

@@ -286,16 +286,19 @@ impl Body for ResponseBody {
             Source::Flow(flow) => Pin::new(flow).poll_frame(cx),
         };
         match &frame {
-            Poll::Ready(Some(Ok(_))) if !this.is_end_stream() => {
+            Poll::Ready(Some(Ok(frame))) => {
                 if let Some(finish) = &this.finish {
-                    finish.moved();
+                    finish.moved(frame.data_ref().map_or(0, Bytes::len));
+                }
+                if this.is_end_stream() {
+                    this.delivered();
                 }
             }
             Poll::Ready(Some(Err(fault))) => {
                 this.breaks(*fault);
                 return this.poll_broken(cx).map(|fault| Some(Err(fault)));
             }
-            Poll::Ready(_) => this.delivered(),
+            Poll::Ready(None) => this.delivered(),
             Poll::Pending => (),
         }
         frame

@@ -110,6 +110,8 @@ pub struct ListenerStatistics {
     pub retries: u64,
     /// Connections whose bytes the kernel passes on by itself.
     pub spliced: u64,
+    /// Requests and connections that were not written down, because the disk did not keep up or had no room.
+    pub log_lost: u64,
     /// In the order of [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
     /// From the request's head to the response's.
@@ -136,8 +138,9 @@ impl ListenerStatistics {
         self.spliced += counters.spliced.get();
         add(&mut self.failures, &counters.failures.get());
         self.latency.add(&counters.latency);
-        self.received += counters.traffic.received.get();
-        self.sent += counters.traffic.sent.get();
+        let [received, sent] = counters.traffic.get();
+        self.received += received;
+        self.sent += sent;
     }
 
     /// How often this went wrong.
@@ -208,8 +211,9 @@ impl UpstreamStatistics {
         add(&mut self.responses, &counters.responses.get());
         add(&mut self.failures, &counters.failures.get());
         self.latency.add(&counters.latency);
-        self.received += counters.traffic.received.get();
-        self.sent += counters.traffic.sent.get();
+        let [received, sent] = counters.traffic.get();
+        self.received += received;
+        self.sent += sent;
     }
 
     /// How often this went wrong.

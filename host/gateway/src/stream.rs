@@ -204,6 +204,11 @@ impl Stream {
         std::mem::take(&mut self.early)
     }
 
+    /// What counts its bytes.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
     /// Whether it is TCP without TLS.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.inner, Inner::Plain(_))
@@ -284,7 +289,7 @@ impl Stream {
         }
         match wrote {
             Poll::Ready(Ok(bytes)) => {
-                self.traffic.sent.add(*bytes as u64);
+                self.traffic.add(0, *bytes as u64);
                 self.stalled = None;
                 false
             }
@@ -367,7 +372,7 @@ impl AsyncRead for Stream {
         }
         let bytes = buffer.filled().len() - before;
         if fresh {
-            this.traffic.received.add(bytes as u64);
+            this.traffic.add(bytes as u64, 0);
         }
         if let Some(pulse) = &this.pulse {
             if let Some(told) = &pulse.told {

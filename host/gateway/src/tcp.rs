@@ -37,6 +37,7 @@ pub(crate) async fn serve(
     let site = listener.site();
     let mut finish = Finish::new(Rc::clone(&site), pulse);
     finish.asks(origin.client, None);
+    finish.carries(client.traffic());
     let begun = begin(&site, &mut finish, client, &origin);
     let Some(Some(begun)) = unless_killed(&listener, &admission, begun).await else { return };
     let (mut client, mut upstream, open) = begun;

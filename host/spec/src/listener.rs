@@ -172,6 +172,17 @@ pub struct Listener {
     /// How upstreams are looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Where its requests are written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+}
+
+/// `[listener.log]`: a line for each request, or connection that carries none, when it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Log {
+    /// The file.
+    pub file: PathBuf,
 }
 
 const fn resolve() -> Period {
@@ -532,7 +543,8 @@ impl Listener {
         let upstreams = self.upstream.iter_mut();
         let upstreams =
             upstreams.flat_map(|of| [&mut of.authorities, &mut of.certificate, &mut of.key]);
-        tls.chain(clients).chain(upstreams.flatten())
+        let log = self.log.iter_mut().map(|log| &mut log.file);
+        tls.chain(clients).chain(upstreams.flatten()).chain(log)
     }
 }
 

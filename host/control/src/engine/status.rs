@@ -63,6 +63,9 @@ pub struct ListenerStatus {
     pub retries: u64,
     /// Connections whose bytes the kernel passes on by itself.
     pub spliced: u64,
+    /// Requests and connections that were not written to its log: the disk did not keep up, or had no room.
+    #[serde(default)]
+    pub log_lost: u64,
     /// What went wrong, by reason.
     pub failures: BTreeMap<String, u64>,
     /// Bytes from clients.

@@ -7,6 +7,7 @@ mod conformance;
 mod http1;
 mod http2;
 mod lifecycle;
+mod log;
 mod smuggling;
 mod support;
 mod tcp;

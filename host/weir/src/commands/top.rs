@@ -299,7 +299,7 @@ mod tests {
             }],
             "listeners": [{
                 "name": "web", "addresses": ["127.0.0.1:80"], "tenant": "default", "chain": null, "accepted": 1,
-                "refused": 0, "open": 1, "requests": rx / 1000, "active": 2, "retries": 0, "spliced": 0,
+                "refused": 0, "open": 1, "requests": rx / 1000, "active": 2, "retries": 0, "spliced": 0, "log_lost": 0,
                 "responses": {"2xx": 9, "4xx": drop, "5xx": drop / 2}, "failures": {"connect": drop},
                 "received": 0, "sent": 0, "latency_sum_ns": 0, "upstreams": [],
                 "latency": [{"below_ns": 1000, "count": 500}, {"below_ns": 2000000, "count": rx / 1000}]

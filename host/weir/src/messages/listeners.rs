@@ -237,5 +237,6 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
             healthy: health.healthy,
             unhealthy: health.unhealthy,
         }),
+        log: listener.log.as_ref().map(|log| log.file.clone()),
     }
 }

@@ -73,6 +73,7 @@ fn listener_status(
         responses: by_class(&counted.responses),
         retries: counted.retries,
         spliced: counted.spliced,
+        log_lost: counted.log_lost,
         failures: failures(&counted.failures),
         received: counted.received,
         sent: counted.sent,

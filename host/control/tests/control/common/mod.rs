@@ -378,6 +378,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
         responses: BTreeMap::from([("2xx".to_owned(), 3)]),
         retries: 0,
         spliced: 0,
+        log_lost: 0,
         failures: BTreeMap::from([("connect".to_owned(), 1)]),
         received: 100,
         sent: 200,

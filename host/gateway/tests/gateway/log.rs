@@ -1,0 +1,189 @@
+//! The log of requests.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use weir_gateway::{Gateway, GatewayConfig, GatewayError, Protocol};
+
+use crate::support::{self, Server, curl, curl_text, gateway_with, until};
+
+/// The file's lines, each of which must be whole.
+fn lines(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+fn wait_for(file: &Path, count: usize) -> Vec<Value> {
+    until("they are written down", || lines(file).len() >= count);
+    lines(file)
+}
+
+#[test]
+fn each_request_is_a_line_that_says_what_curl_saw() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.log");
+    let server = Server::echo();
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    let url = format!("http://{address}/a?b=%22");
+    let out = "%{local_port} %{size_download} %{response_code} %{time_total}";
+    let seen = curl_text(&[
+        "-o",
+        "/dev/null",
+        "-w",
+        out,
+        "-A",
+        "quote\"d",
+        "-e",
+        "http://before/",
+        "-d",
+        "twelve bytes",
+        &url,
+    ]);
+    let seen: Vec<&str> = seen.split(' ').collect();
+    curl_text(&["--http2-prior-knowledge", "-I", &url]);
+    let lines = wait_for(&file, 2);
+    let (post, head) = (&lines[0], &lines[1]);
+    assert_eq!(post["client"], format!("127.0.0.1:{}", seen[0]));
+    assert_eq!(post["sent"].to_string(), seen[1]);
+    assert_eq!(post["status"].to_string(), seen[2]);
+    let (total, ours) = (seen[3].parse::<f64>().unwrap(), post["seconds"].as_f64().unwrap());
+    let to_head = post["head-seconds"].as_f64().unwrap();
+    assert!(0.0 < to_head && to_head <= ours && ours < total, "{post} {total}");
+    assert_eq!(post["received"], 12);
+    for (key, value) in [
+        ("listener", "test"),
+        ("method", "POST"),
+        ("target", "/a?b=%22"),
+        ("protocol", "HTTP/1.1"),
+        ("host", &address.to_string()),
+        ("user-agent", "quote\"d"),
+        ("referer", "http://before/"),
+        ("upstream", &server.address.to_string()),
+        ("ended", "delivered"),
+    ] {
+        assert_eq!(post[key], value, "{key}: {post}");
+    }
+    assert!(post.get("failure").is_none() && head.get("referer").is_none(), "{lines:?}");
+    let time = humantime::parse_rfc3339(post["time"].as_str().unwrap()).unwrap();
+    assert!(SystemTime::now().duration_since(time).unwrap() < Duration::from_secs(60));
+    assert_eq!(
+        (&head["method"], &head["protocol"], &head["host"], &head["sent"]),
+        (&"HEAD".into(), &"HTTP/2".into(), &address.to_string().into(), &0.into())
+    );
+}
+
+#[test]
+fn what_fails_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.log");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_gateway, address) = gateway_with(&[nobody], |config| {
+        config.log = Some(file.clone());
+    });
+    curl(&[&format!("http://{address}/")]);
+    let line = &wait_for(&file, 1)[0];
+    assert_eq!((&line["status"], &line["failure"]), (&502.into(), &"connect".into()), "{line}");
+}
+
+#[test]
+fn a_connection_that_carries_no_requests_is_a_line_with_all_its_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcp.log");
+    let server = Server::echo();
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.protocol = Protocol::Tcp;
+        config.log = Some(file.clone());
+    });
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = support::talk(address, request);
+    let line = &wait_for(&file, 1)[0];
+    assert_eq!((&line["received"], &line["sent"]), (&request.len().into(), &answer.len().into()));
+    assert!(line.get("method").is_none() && line.get("status").is_none(), "{line}");
+    assert_eq!(line["upstream"], server.address.to_string());
+}
+
+#[test]
+fn a_file_that_is_rotated_is_made_anew_and_none_is_lost_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, old) = (directory.path().join("web.log"), directory.path().join("web.log.1"));
+    fs::write(&file, "{\"before\":1}\n").unwrap();
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    let url = format!("http://{address}/");
+    curl_text(&[&url]);
+    assert_eq!(wait_for(&file, 2)[0]["before"], 1);
+    fs::rename(&file, &old).unwrap();
+    curl_text(&[&url]);
+    wait_for(&file, 1);
+    assert_eq!(lines(&old).len(), 2);
+    for _ in 0..20 {
+        curl_text(&[&url]);
+    }
+    gateway.drain(Duration::from_secs(10));
+    assert_eq!(lines(&file).len(), 21);
+}
+
+#[test]
+fn a_full_disk_holds_nobody_up_and_is_counted() {
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some("/dev/full".into()));
+    for _ in 0..3 {
+        curl_text(&[&format!("http://{address}/")]);
+    }
+    until("they are counted", || gateway.statistics().listeners[0].log_lost == 3);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_keeps_a_listener_from_starting() {
+    let gateway = Gateway::start(GatewayConfig::default()).unwrap();
+    let config = support::listener(&["127.0.0.1:1".parse().unwrap()], |config| {
+        config.log = Some("/nowhere/web.log".into());
+    });
+    let error = gateway.set(config).unwrap_err();
+    assert!(matches!(error, GatewayError::Log { .. }), "{error}");
+    assert!(error.to_string().contains("/nowhere/web.log: No such file"), "{error}");
+}
+
+#[test]
+fn a_websocket_is_one_line_when_it_is_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.log");
+    let server = Server::start(|mut stream, _| {
+        let Some(_) = support::read_request(&mut stream) else { return };
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut word = [0; 5];
+        stream.read_exact(&mut word).unwrap();
+        stream.write_all(&word).unwrap();
+    });
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    let mut client = support::connect(address);
+    let head = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    assert!(lines(&file).is_empty());
+    client.write_all(b"hello").unwrap();
+    let mut echoed = String::new();
+    client.read_to_string(&mut echoed).unwrap();
+    assert_eq!(echoed, "hello");
+    drop(client);
+    let line = &wait_for(&file, 1)[0];
+    assert_eq!((&line["status"], &line["target"]), (&101.into(), &"/ws".into()));
+    // With the head of the response, which leaves when it is the connection's already.
+    assert_eq!(line["received"], 5, "{line}");
+    assert!(line["sent"].as_u64().unwrap() >= 5, "{line}");
+}
