@@ -101,7 +101,8 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         },
     };
     let pulse = Pulse::new();
-    let (stream, traffic) = (stream.with_pulse(Rc::clone(&pulse)), Arc::clone(stream.traffic()));
+    let traffic = Arc::clone(stream.traffic());
+    let stream = stream.with_pulse(Rc::clone(&pulse));
     let Ok(client) = HeaderValue::from_str(&origin.client.ip().to_canonical().to_string()) else {
         return;
     };

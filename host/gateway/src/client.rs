@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::chain::{Ended, Origin};
 use crate::config::Target;
+use crate::counters::Traffic;
 use crate::exchange;
 use crate::fault::Fault;
 use crate::listener::{Admission, Listener, Site};

@@ -25,7 +25,7 @@ use crate::members::Members;
 use crate::news::News;
 use crate::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
 use crate::thread::{Command, Handle};
-use crate::tls::{self, FromFiles as _, Served};
+use crate::tls::{self, Served};
 
 /// Connections that the kernel accepts before the gateway does.
 const BACKLOG: i32 = 4096;

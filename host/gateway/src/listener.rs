@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::lines::Lines;
 use crate::members::Members;
 use crate::place::{Choice, Place, Tried};
+use crate::record::Records;
 use crate::stream_body::StreamExecutor;
 use crate::tls::{FromFiles, Read, Served};
 use crate::upstream::Upstream;
