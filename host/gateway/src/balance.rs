@@ -24,7 +24,7 @@ impl Balance {
         healthy: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         if let [_] = self.weights.as_slice() {
-            return untried(0).then_some(0);
+            return (self.weights[0] > 0 && untried(0)).then_some(0);
         }
         self.turn(|i| untried(i) && healthy(i)).or_else(|| self.turn(untried))
     }
@@ -68,5 +68,10 @@ mod tests {
         assert_eq!(turns(&balance, 3, |i| i == 1), [1, 1, 1]);
         assert_eq!(turns(&balance, 4, |_| false).len(), 4);
         assert_eq!(balance.next(|i| i > 1, |_| true), None);
+    }
+
+    #[test]
+    fn an_upstream_of_weight_0_has_no_turns_also_when_it_is_the_only_one() {
+        assert!(turns(&Balance::new([0].into_iter()), 3, |_| true).is_empty());
     }
 }

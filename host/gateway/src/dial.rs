@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{ProxyHeader, UpstreamConfig};
+use crate::config::{ListenerConfig, ProxyHeader, UpstreamConfig};
 use crate::counters::Traffic;
 use crate::error::GatewayError;
 use crate::proxy_protocol;
@@ -54,8 +54,11 @@ impl Route {
     ///
     /// # Errors
     /// Its name is none, or a file is no good.
-    pub(crate) fn new(listener: &str, upstream: &UpstreamConfig) -> Result<Self, GatewayError> {
-        let towards = |of| tls::towards(listener, &upstream.address, of, upstream.http2);
+    pub(crate) fn new(
+        listener: &ListenerConfig,
+        upstream: &UpstreamConfig,
+    ) -> Result<Self, GatewayError> {
+        let towards = |of| tls::towards(listener, upstream, of);
         let tls = upstream.tls.as_ref().map(towards).transpose()?;
         Ok(Self { config: upstream.clone(), tls })
     }

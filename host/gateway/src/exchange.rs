@@ -112,6 +112,11 @@ pub(crate) async fn handle(
     if rules::bodiless(&method, parts.status) {
         source.leave_out(&method, &mut parts.headers);
     }
+    // Of a body that will not come only these say how long it would be (RFC 9110 section 8.6).
+    let tells_length = method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+    if source.is_empty() && !tells_length {
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     finish.answered(parts.status);
     if !finish.reads_rest(http1, expects, parts.status) {
         finish.reads_no_rest();
@@ -165,7 +170,7 @@ async fn pass(
     let version = parts.version;
     let length = if incoming.is_end_stream() { Some(0) } else { incoming.size_hint().exact() };
     let upload = (length != Some(0)).then(|| upload(site, finish, incoming));
-    let asked = match rules::received(&mut parts) {
+    let mut asked = match rules::received(&mut parts) {
         Ok(asked) => asked,
         Err(refused) => {
             tracing::debug!(client = %client.origin.client, why = refused.why, "request refused");
@@ -174,6 +179,10 @@ async fn pass(
             return Outcome::Status(refused.status);
         }
     };
+    if length != Some(0) {
+        // The connection changes behind the request, and its body may never come (RFC 9110 section 7.8 lets a server ignore it).
+        asked.upgrade = None;
+    }
     client.forwarded.certificate.tell(&mut parts.headers);
     if asked.last_hop {
         return Outcome::Answer(Response::new(Pieces::new()));

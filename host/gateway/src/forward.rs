@@ -56,6 +56,7 @@ pub(crate) async fn send(
             }
             let host = &site.default_hosts[upstream.index];
             rules::address(request, config.http2, config.tls.is_some(), host);
+            rules::frame(request, config.http2);
         }
         let (began, mut unprocessed) = (Instant::now(), false);
         // What is the outcome if there is no other attempt.

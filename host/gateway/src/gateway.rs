@@ -561,7 +561,7 @@ fn journal(
 fn read(config: &ListenerConfig) -> Result<Files, GatewayError> {
     check(config)?;
     let tls = tls::served(config)?.map(Arc::new);
-    let routes = config.upstreams.iter().map(|u| Route::new(&config.name, u).map(Arc::new));
+    let routes = config.upstreams.iter().map(|u| Route::new(config, u).map(Arc::new));
     Ok((tls, routes.collect::<Result<_, _>>()?))
 }
 

@@ -116,7 +116,7 @@ impl Relay {
             (client, upstream) => {
                 let [client, upstream] = [client, upstream].map(|side| match side {
                     Ok((tcp, traffic)) => Stream::plain(tcp, traffic, patience),
-                    Err(stream) => stream,
+                    Err(stream) => *stream,
                 });
                 return Ok(Self::copying(client, upstream, idle));
             }

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::flow::{BoxFlow, Flow};
 use crate::repeat::{Again, Repeatable};
+use crate::rules;
 use crate::shared::OpenStream;
 use crate::stream::Pulse;
 use crate::timer::Deadline;
@@ -165,7 +166,7 @@ impl Upload {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         match Pin::new(&mut *incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.waiting = None;
                 self.pulse.uploaded();
                 self.progress.begun.set(true);
@@ -177,6 +178,9 @@ impl Upload {
                         Some(left) => self.left = left,
                         None => return Poll::Ready(Some(Err(Fault::TooLarge))),
                     }
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    rules::trailers(trailers);
                 }
                 // Nothing follows trailers, and not everybody asks.
                 if ended || frame.is_trailers() {

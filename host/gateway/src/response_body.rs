@@ -17,6 +17,7 @@ use crate::filter::Filtered;
 use crate::finish::Finish;
 use crate::flow::BoxFlow;
 use crate::request_body::Progress;
+use crate::rules;
 use crate::statistics::Failure;
 use crate::timer::Deadline;
 use crate::upstream::{Carrier, Upstream};
@@ -102,9 +103,12 @@ impl Body for Download {
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
         match this.poll_incoming(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 this.waiting = None;
                 this.settle(cx);
+                if let Some(trailers) = frame.trailers_mut() {
+                    rules::trailers(trailers);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => {
@@ -156,6 +160,11 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// There is nothing, and never was.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
     /// Nothing of it is sent: the response has no body, whatever function or gateway made one. To HEAD its length is said
     /// (RFC 9110 section 8.6).
     pub(crate) fn leave_out(&mut self, method: &Method, headers: &mut HeaderMap) {

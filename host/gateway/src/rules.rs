@@ -8,6 +8,7 @@ use http::header::{
 };
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{Method, Request, StatusCode, Version, request, response};
+use http_body::Body;
 
 use crate::config::ForwardedFields;
 
@@ -66,7 +67,7 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
         && parts.version == Version::HTTP_11
         && let Some(upgrade) = parts.headers.get(UPGRADE)
         && names(&parts.headers, "upgrade")
-        && !upgrade.as_bytes().to_ascii_lowercase().starts_with(b"h2c")
+        && !parts.headers.get_all(UPGRADE).iter().any(names_h2c)
     {
         asked.upgrade = Some(upgrade.clone());
     }
@@ -86,6 +87,11 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
         join_cookies(&mut parts.headers);
     }
     Ok(asked)
+}
+
+/// Whether HTTP/2 is among the protocols: it would go by the chain (RFC 9113 section 3.1).
+fn names_h2c(upgrade: &HeaderValue) -> bool {
+    tokens(upgrade).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// Whether an OPTIONS may go further than here, of which it is one hop less then (RFC 9110 section 7.6.2).
@@ -122,6 +128,9 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
     if let Some(authority) = parts.uri.authority() {
         if authority.as_str().contains('@') {
             return refused(StatusCode::BAD_REQUEST, "the target names a user");
+        }
+        if !is_authority(authority.as_str().as_bytes()) {
+            return refused(StatusCode::BAD_REQUEST, "the authority is not one");
         }
         let differs = |host: &HeaderValue| {
             !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
@@ -176,9 +185,11 @@ fn origin_form(parts: &mut request::Parts) -> Result<(), Refused> {
     }
     let target = match target {
         None => PathAndQuery::from_static("/"),
-        Some(target) if target.as_str().starts_with('/') || target.as_str() == "*" => {
-            target.clone()
-        }
+        Some(target) if target.as_str().starts_with('/') => target.clone(),
+        Some(target) if target.as_str() == "*" => match parts.method {
+            Method::OPTIONS => target.clone(),
+            _ => return refused(StatusCode::BAD_REQUEST, "the target is no path"),
+        },
         Some(target) => match PathAndQuery::try_from(format!("/{}", target.as_str())) {
             Ok(target) => target,
             Err(_) => return refused(StatusCode::BAD_REQUEST, "the target is no path"),
@@ -362,10 +373,11 @@ fn tell_client(headers: &mut HeaderMap, forwarded: &Forwarded, policy: Forwarded
     if !kept(headers, FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, forwarded.scheme.clone());
     }
-    if !kept(headers, FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(FORWARDED_HOST, host);
+    if !kept(headers, FORWARDED_HOST) {
+        match headers.get(HOST).cloned() {
+            Some(host) => headers.insert(FORWARDED_HOST, host),
+            None => headers.remove(FORWARDED_HOST),
+        };
     }
 }
 
@@ -433,6 +445,25 @@ pub(crate) fn address<B>(
     if !headers.contains_key(HOST) {
         headers.insert(HOST, default_host.clone());
     }
+}
+
+/// Says how a body is framed whose length is not known. hyper sends none with GET or HEAD unless the head says that there is one; HTTP/2
+/// frames all bodies by itself.
+pub(crate) fn frame<B: Body>(request: &mut Request<B>, http2: bool) {
+    let chunked =
+        !http2 && !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
+    if chunked {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else {
+        request.headers_mut().remove(TRANSFER_ENCODING);
+    }
+}
+
+/// Takes away what trailers may not say to another hop (RFC 9110 section 6.5.1).
+pub(crate) fn trailers(fields: &mut HeaderMap) {
+    Seen::of(fields).strip(fields);
+    fields.remove(CONTENT_LENGTH);
+    fields.remove(HOST);
 }
 
 /// Brings a response into the form that chains see.
@@ -549,5 +580,20 @@ mod tests {
                 assert_eq!(request.headers().get_all(CONNECTION).iter().count(), 1);
             }
         }
+    }
+
+    #[test]
+    fn http2_names_a_target_and_an_authority_as_http1_does() {
+        let refused = |method: Method, authority: &str, target: &str| {
+            let uri = Uri::builder().scheme("https").authority(authority).path_and_query(target);
+            let request = Request::builder().version(Version::HTTP_2).method(method);
+            let request = request.uri(uri.build().unwrap()).body(()).unwrap();
+            received(&mut request.into_parts().0).map(drop).map_err(|refused| refused.status).err()
+        };
+        let bad = Some(StatusCode::BAD_REQUEST);
+        assert_eq!(refused(Method::GET, "a.example", "/"), None);
+        assert_eq!(refused(Method::OPTIONS, "a.example", "*"), None);
+        assert_eq!(refused(Method::GET, "a.example", "*"), bad);
+        assert_eq!(refused(Method::GET, "a,b", "/"), bad);
     }
 }

@@ -162,6 +162,8 @@ pub(crate) struct Stream {
     pulse: Option<Rc<Pulse>>,
     /// For how long the peer may take nothing of what is sent.
     patience: Duration,
+    /// Its bytes are passed on, whatever they are.
+    tunnels: bool,
     stalled: Option<Instant>,
     deadline: Deadline,
 }
@@ -181,7 +183,16 @@ impl Stream {
 
     fn of(inner: Inner, traffic: Arc<Traffic>, patience: Duration) -> Self {
         let (early, deadline) = (Bytes::new(), Deadline::default());
-        Self { inner, early, traffic, pulse: None, patience, stalled: None, deadline }
+        Self {
+            inner,
+            early,
+            traffic,
+            pulse: None,
+            patience,
+            tunnels: false,
+            stalled: None,
+            deadline,
+        }
     }
 
     /// Tells the pulse of what is read.
@@ -219,8 +230,10 @@ impl Stream {
         self.patience
     }
 
-    /// From now on nobody is answered by it: for so long its peer may take nothing, and one that is lost is found by the kernel.
+    /// From now on nobody is answered by it: for so long its peer may take nothing, and one that is lost is found by the kernel. A peer
+    /// that ends TCP without a word of TLS's has ended its bytes: whether some are missing, who speaks with it has to know.
     pub(crate) fn tunnels(&mut self, patience: Duration) {
+        self.tunnels = true;
         self.patience = patience;
         if let Inner::Plain(socket) = &self.inner {
             socket.patience.set(patience);
@@ -229,8 +242,8 @@ impl Stream {
     }
 
     /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
-    pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Self> {
-        let Self { inner, early, traffic, pulse, patience, stalled, deadline } = self;
+    pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Box<Self>> {
+        let Self { inner, early, traffic, pulse, patience, tunnels, stalled, deadline } = self;
         let inner = match inner {
             Inner::Plain(socket) if early.is_empty() => match Socket::into_tcp(socket) {
                 Ok(tcp) => return Ok((tcp, traffic)),
@@ -238,7 +251,7 @@ impl Stream {
             },
             inner => inner,
         };
-        Err(Self { inner, early, traffic, pulse, patience, stalled, deadline })
+        Err(Box::new(Self { inner, early, traffic, pulse, patience, tunnels, stalled, deadline }))
     }
 
     /// Ready when the kernel has taken all that was written.
@@ -362,6 +375,8 @@ impl AsyncRead for Stream {
                 Inner::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
             };
             match read {
+                Poll::Ready(Err(error))
+                    if this.tunnels && error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Poll::Ready(Ok(())) => (),
                 other => return other,
             }

@@ -79,6 +79,12 @@ pub(crate) struct Answered {
     pub(crate) link: Carrier,
 }
 
+/// Whether it was for want of files, ports or memory here, which says nothing of an upstream.
+fn is_our_own(error: &io::Error) -> bool {
+    let own = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|number| own.contains(&number))
+}
+
 impl Upstream {
     pub(crate) fn new(
         index: usize,
@@ -208,7 +214,9 @@ impl Upstream {
     /// Counts that there was no connection, and holds it against the upstream.
     pub(crate) fn not_connected(&self, why: &Unconnected) {
         self.counters.failures.count(why.failure());
-        self.standing.failed(why.failure(), Some(&why.error));
+        if !is_our_own(&why.error) {
+            self.standing.failed(why.failure(), Some(&why.error));
+        }
     }
 
     /// Keeps a connection for the next request, if it can have one.

@@ -9,7 +9,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::{Read, pem, provider};
-use crate::config::UpstreamTls;
+use crate::config::{ListenerConfig, Protocol, UpstreamConfig, UpstreamTls};
 use crate::error::GatewayError;
 
 /// TLS towards an upstream.
@@ -24,24 +24,28 @@ pub(crate) struct Towards {
 /// # Errors
 /// Its name is none, or a file is no good.
 pub(crate) fn towards(
-    listener: &str,
-    upstream: impl std::fmt::Display,
+    listener: &ListenerConfig,
+    upstream: &UpstreamConfig,
     tls: &UpstreamTls,
-    http2: bool,
 ) -> Result<Towards, GatewayError> {
     let name = ServerName::try_from(tls.server_name.clone());
     let name = name.map_err(|error| GatewayError::Config {
-        listener: listener.to_owned(),
-        what: format!("upstream {upstream}: server name {}: {error}", tls.server_name),
+        listener: listener.name.clone(),
+        what: format!("upstream {}: server name {}: {error}", upstream.address, tls.server_name),
     })?;
     let own = tls.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
     let paths = tls.authorities.iter().chain(own).cloned().collect();
     let tls = tls.clone();
-    let files = Arc::new(Read::new(paths, move || read(&tls, http2))?);
+    // What a TCP connection carries, the gateway does not know.
+    let protocol = (listener.protocol == Protocol::Http).then_some(match upstream.http2 {
+        true => &b"h2"[..],
+        false => b"http/1.1",
+    });
+    let files = Arc::new(Read::new(paths, move || read(&tls, protocol))?);
     Ok(Towards { name, files })
 }
 
-fn read(tls: &UpstreamTls, http2: bool) -> Result<Arc<ClientConfig>, GatewayError> {
+fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>, GatewayError> {
     let system = Path::new("the system's certificates");
     let roots = match &tls.authorities {
         Some(file) => pem::authorities(file)?,
@@ -69,6 +73,6 @@ fn read(tls: &UpstreamTls, http2: bool) -> Result<Arc<ClientConfig>, GatewayErro
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
     Ok(Arc::new(config))
 }

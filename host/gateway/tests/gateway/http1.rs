@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::Shutdown;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -75,7 +75,69 @@ fn a_client_is_believed_to_send_for_others_as_far_as_the_listener_says() {
         for there in ["for: 127.0.0.1\r\n", "proto: http\r\n", "host: a\r\n"] {
             assert!(answer.contains(&format!("x-forwarded-{there}")), "{policy:?}: {answer}");
         }
+        // There is no host that the gateway could say instead.
+        let answer = talk(address, "GET / HTTP/1.0\r\nX-Forwarded-Host: evil\r\n\r\n");
+        let believed = policy == ForwardedFields::Keep;
+        assert_eq!(answer.contains("x-forwarded-host: evil"), believed, "{policy:?}: {answer}");
     }
+}
+
+#[test]
+fn the_body_of_a_get_arrives_also_if_nobody_knows_its_length() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let chunked = ["-X", "GET", "-H", "transfer-encoding: chunked", "-d", "the body", &url];
+    let answer = curl_text(&chunked);
+    assert!(answer.contains("8\r\nthe body\r\n0\r\n"), "{answer}");
+    // Over HTTP/2 curl says no length of what it reads from a pipe.
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "20", "--http2-prior-knowledge", "-X", "GET", "-T", "-", &url]);
+    let mut curl = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    curl.stdin.take().unwrap().write_all(b"the body").unwrap();
+    let answer = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+    assert!(answer.contains("8\r\nthe body\r\n0\r\n"), "{answer}");
+    assert!(!curl_text(&["-X", "GET", &url]).contains("transfer-encoding"));
+}
+
+#[test]
+fn a_length_of_nothing_that_comes_is_not_passed_on() {
+    let server = Server::says("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n");
+    let (_gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let answer = curl_text(&["-i", version, &url]);
+        assert!(answer.contains(" 204") && !answer.contains("content-length"), "{answer}");
+    }
+    let server = Server::says("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n");
+    let (_gateway, address) = gateway(&[server.address]);
+    let answer = curl_text(&["-i", "--http2-prior-knowledge", &format!("http://{address}/")]);
+    assert!(answer.contains("content-length: 5"), "{answer}");
+}
+
+#[test]
+fn trailers_say_nothing_of_the_hop_that_they_came_by() {
+    let server = Server::says(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+         2\r\nok\r\n0\r\nX-Sum: 1\r\nConnection: close\r\nKeep-Alive: timeout=5\r\n\r\n",
+    );
+    let (_gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let answer = curl_text(&["-i", "--http2-prior-knowledge", "-H", "te: trailers", &url]);
+    assert!(answer.contains("ok") && answer.contains("x-sum: 1"), "{answer}");
+    assert!(!answer.contains("keep-alive: "), "{answer}");
+}
+
+#[test]
+fn a_request_with_a_body_does_not_change_the_protocol() {
+    let server = Server::echo();
+    let (_gateway, address) = gateway(&[server.address]);
+    let asks = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: x\r\n";
+    let answer = talk(address, format!("{asks}Content-Length: 2\r\n\r\nok"));
+    assert!(!answer.contains("upgrade: x"), "{answer}");
+    // HTTP/2 in clear text would go by the chain, wherever it stands in the list.
+    let h2c = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: x, h2c\r\n\r\n";
+    assert!(!talk(address, h2c).contains("upgrade: x"));
 }
 
 #[test]

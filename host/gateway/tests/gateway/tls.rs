@@ -2,16 +2,21 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
 use crate::authority::Authority;
 use crate::support::{self, Server, curl, curl_text, gateway_with, until};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    StreamOwned,
+};
 use weir_gateway::{
     Certificate, Failure, Gateway, GatewayConfig, GatewayError, Protocol, UpstreamTls,
 };
@@ -249,4 +254,78 @@ fn bytes_pass_through_tls_on_l4_too() {
     });
     let answer = get("a.example", address, &authority.ca(), &["-i"]);
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("via"), "{answer}");
+}
+
+#[test]
+fn what_came_before_a_peer_ends_without_a_word_arrives_on_l4() {
+    let authority = Authority::new();
+    let certificate = authority.sign("cert", &["a.example"], false);
+    let (got, all) = mpsc::channel();
+    let got = Mutex::new(got);
+    let server = Server::start(move |mut stream, _| {
+        // Behind, so that the gateway has some of it when the client is gone.
+        std::thread::sleep(Duration::from_millis(300));
+        let mut bytes = Vec::new();
+        let ended = stream.read_to_end(&mut bytes).map(drop).map_err(|error| error.kind());
+        got.lock().unwrap().send((bytes.len(), ended)).unwrap();
+    });
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.protocol = Protocol::Tcp;
+        config.certificates = vec![certificate];
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.issuer.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "a.example".try_into().unwrap();
+    let connection = ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut stream = StreamOwned::new(connection, support::connect(address));
+    stream.write_all(&vec![7; 2_000_000]).unwrap();
+    // TCP ends, and TLS says nothing.
+    stream.sock.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(all.recv_timeout(Duration::from_secs(20)).unwrap(), (2_000_000, Ok(())));
+    let _ = stream.sock.read_to_end(&mut Vec::new());
+    until("it is over", || gateway.statistics().listeners[0].open == 0);
+    assert_eq!(gateway.statistics().listeners[0].failed(Failure::ClientGone), 0);
+}
+
+#[test]
+fn an_upstream_of_tcp_is_not_told_that_it_is_spoken_http_to() {
+    let authority = Authority::new();
+    let Certificate { certificate, key, .. } = authority.sign("db", &["db.example"], false);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(certificate).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    let config = Arc::new(config);
+    let server = Server::start(move |stream, _| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = StreamOwned::new(connection, stream);
+        let mut word = [0; 5];
+        if stream.read_exact(&mut word).is_ok() {
+            stream.write_all(&word).unwrap();
+        }
+    });
+    let (_gateway, address) = gateway_with(&[server.address], |config| {
+        config.protocol = Protocol::Tcp;
+        config.upstreams[0].tls = Some(UpstreamTls {
+            server_name: "db.example".to_owned(),
+            authorities: Some(authority.file("ca.pem")),
+            identity: None,
+        });
+    });
+    let mut client = support::connect(address);
+    client.write_all(b"hello").unwrap();
+    let mut echoed = [0; 5];
+    client.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"hello");
 }
