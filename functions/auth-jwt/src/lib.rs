@@ -382,7 +382,10 @@ impl Auth {
         let fetched = self.set.iter().flat_map(|set| &set.keys);
         let payload = match token::verified(token, self.keys.iter().chain(fetched)) {
             Ok(payload) => payload,
-            Err(Invalid::UnknownKey) if self.may_fetch(now) => return Ok(Verdict::Fetch),
+            // A key may have been replaced by another of the same name, or of none.
+            Err(Invalid::UnknownKey | Invalid::Signature) if self.may_fetch(now) => {
+                return Ok(Verdict::Fetch);
+            }
             Err(why) => return Ok(Verdict::Refuse(Some(why))),
         };
         let checked = token::claims(&payload, &self.checks, second);
@@ -412,6 +415,10 @@ impl Auth {
                 Some(Value::String(text)) => text.clone(),
                 Some(Value::Array(all)) if all.iter().all(Value::is_string) => {
                     let all: Vec<_> = all.iter().filter_map(Value::as_str).collect();
+                    // It would be two for whoever reads the list.
+                    if all.iter().any(|one| one.contains(',')) {
+                        return Err(Invalid::Malformed);
+                    }
                     all.join(",")
                 }
                 Some(other) => other.to_string(),

@@ -134,6 +134,9 @@ fn a_valid_token_passes_and_its_claims_go_on() {
         assert_eq!(seen.get_field("authorization"), None);
     }
     assert_eq!((harness.counter("valid"), harness.counter("remembered")), (1, 1));
+    // Whoever reads the list would take this for two.
+    let two_in_one = signed(json!({"sub": "alice", "roles": ["a,b"], "exp": NOW + 100}));
+    assert_eq!(status(&mut harness, &with_token(&two_in_one)), 401);
     harness.advance(200 * SECOND);
     assert_eq!(status(&mut harness, &forged), 401, "it has expired since it was remembered");
     assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
@@ -431,6 +434,12 @@ fn keys_are_fetched_when_needed_and_again_when_they_are_old() {
     harness.advance(FETCH_EVERY);
     assert_eq!(status(&mut harness, &unknown), 401);
     assert_eq!(calls.get(), 2);
+    // So does a wrong signature: the key may be another one by now.
+    let [one, other] = [1, 2].map(|n| signed_ed25519("k1", &json!({"exp": NOW + 10_000, "n": n})));
+    let mixed = [one.rsplit_once('.').unwrap().0, other.rsplit_once('.').unwrap().1].join(".");
+    assert_eq!((status(&mut harness, &with_token(&mixed)), calls.get()), (401, 2));
+    harness.advance(FETCH_EVERY);
+    assert_eq!((status(&mut harness, &with_token(&mixed)), calls.get()), (401, 3));
     let encryption = with_token(&signed_ed25519("k2", &json!({"exp": NOW + 10_000})));
     assert_eq!(status(&mut harness, &encryption), 401);
     let public_secret = signed_with(
@@ -446,7 +455,7 @@ fn keys_are_fetched_when_needed_and_again_when_they_are_old() {
     harness.advance(100 * SECOND);
     works.set(false);
     assert_eq!(status(&mut harness, &good), 200, "old keys hold while new ones cannot be had");
-    assert_eq!(calls.get(), 3);
+    assert_eq!(calls.get(), 4);
     assert_eq!(harness.counter("key_failures"), 1);
     assert_eq!((harness.free_rooms(), harness.remembered()), (64, 0));
 }

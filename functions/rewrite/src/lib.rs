@@ -293,8 +293,13 @@ fn edit_request(
         }
         head.set_authority(authority)?;
     }
-    if rule.response.body.is_some() && head.field("accept-encoding").is_some() {
-        head.set("accept-encoding", b"identity")?;
+    if rule.response.body.is_some() {
+        if head.field("accept-encoding").is_some() {
+            head.set("accept-encoding", b"identity")?;
+        }
+        // Parts are not searched. A range may be ignored (RFC 9110 section 14.2).
+        head.remove("range");
+        head.remove("if-range");
     }
     Ok(())
 }

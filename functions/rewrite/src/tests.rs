@@ -181,9 +181,12 @@ fn only_whole_texts_that_are_not_compressed_are_searched() {
     let mut harness = rewrite(json!([{"response": {"body": [{"find": "a", "replace": "b"}]}}]));
     let mut body = |response: Message| {
         let request = Message::get("/").field("accept-encoding", "gzip, br");
+        let request = request.field("range", "bytes=0-20").field("if-range", "\"1\"");
         harness
             .exchange(&request, |request| {
                 assert_eq!(request.get_field("accept-encoding"), Some("identity"));
+                let range = (request.get_field("range"), request.get_field("if-range"));
+                assert_eq!(range, (None, None));
                 response
             })
             .body

@@ -9,7 +9,7 @@ use aho_corasick::{Anchored, MatchKind};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::builtin::{RULES, on};
-use crate::text::{self, Transform};
+use crate::text::{self, Comments, Transform};
 
 /// Most rules, built in and the operator's.
 pub(crate) const RULES_MAX: usize = 256;
@@ -185,11 +185,25 @@ impl Engine {
 
     /// Looks at a text: numbers of the rules that match it are given to `found`, but those in `skip`.
     pub(crate) fn look(&mut self, text: Text<'_>, skip: &Set, mut found: impl FnMut(usize)) {
+        let mut skip = *skip;
         let plain = self.plain_too & text.on == 0 && text::is_plain(text.value);
         if text.value.is_empty() || plain && !self.has_literal(text.value) {
             return;
         }
-        text::canonical(text.value, text.plus, &mut self.canonical, &mut self.own);
+        let form = |engine: &mut Self, comments| {
+            text::canonical(text.value, text.plus, comments, &mut engine.canonical, &mut engine.own)
+        };
+        let hidden = form(self, Comments::Replaced);
+        self.ask(text, &mut skip, &mut found);
+        if hidden {
+            form(self, Comments::Kept);
+            self.ask(text, &mut skip, &mut found);
+        }
+    }
+
+    /// Asks the rules about the canonical form that there is now. Those that match, and those about a form of their own, are not asked
+    /// again: they are in `skip` then.
+    fn ask(&mut self, text: Text<'_>, skip: &mut Set, found: &mut impl FnMut(usize)) {
         let mut classes = 0;
         let mut candidates = self.always;
         let mut state = self.start;
@@ -206,8 +220,9 @@ impl Engine {
             }
         }
         for (word, (candidates, skip)) in candidates.into_iter().zip(skip).enumerate() {
-            let mut left = candidates & !skip;
+            let mut left = candidates & !*skip;
             while left != 0 {
+                let bit = left & left.wrapping_neg();
                 let number = word * 64 + left.trailing_zeros() as usize;
                 left &= left - 1;
                 let rule = &self.rules[number];
@@ -215,6 +230,7 @@ impl Engine {
                     let subject = match &rule.view {
                         View::Canonical => &self.canonical,
                         View::Own(transforms) => {
+                            *skip |= bit;
                             self.own.clear();
                             self.own.extend_from_slice(text.value);
                             for transform in transforms {
@@ -224,6 +240,7 @@ impl Engine {
                         }
                     };
                     if rule.pattern.as_ref().is_none_or(|pattern| pattern.is_match(subject)) {
+                        *skip |= bit;
                         found(number);
                     }
                 }

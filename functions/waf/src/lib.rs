@@ -77,6 +77,7 @@ pub struct Waf {
     attacks: Counter,
     suspicious: Counter,
     long: Counter,
+    no_room: Counter,
     unseen: Counter,
 }
 
@@ -150,6 +151,7 @@ impl MessageFunction for Waf {
             attacks: host::counter("attacks"),
             suspicious: host::counter("suspicious"),
             long: host::counter("long_bodies"),
+            no_room: host::counter("no_room"),
             unseen: host::counter("bodies_not_looked_at"),
         })
     }
@@ -211,9 +213,12 @@ impl MessageFunction for Waf {
         piece: &mut Piece<'_>,
     ) -> Outcome {
         let Some((_, body)) = &mut exchange.state.body else { return Outcome::Done };
-        let room = self.config.body_limit - body.len();
-        let room = room.min(self.config.max_held.saturating_sub(self.held));
-        let taken = piece.len().min(room);
+        let wanted = piece.len().min(self.config.body_limit.min(self.config.max_held) - body.len());
+        let taken = wanted.min(self.config.max_held.saturating_sub(self.held));
+        if taken < wanted && self.config.mode == Mode::Block {
+            // Others' bodies must not have this one pass unseen.
+            return self.no_room(exchange);
+        }
         body.extend_from_slice(&piece.bytes()[..taken]);
         self.held += taken;
         exchange.state.pieces += 1;
@@ -295,13 +300,7 @@ impl Waf {
                 count = body::pairs(&body, |part| self.look_at_part(state, part, true));
             }
             Kind::Json => {
-                let mut buffer = std::mem::take(&mut self.buffer);
-                let mut strings = 0;
-                let depth = body::json(&body, &mut buffer, |part| {
-                    strings += usize::from(matches!(part, Part::Value(..)));
-                    self.look_at_part(state, part, false);
-                });
-                self.buffer = buffer;
+                let depth = self.look_at_json(state, &body);
                 if depth > DEPTH_MAX && !compressed {
                     violated(&self.config, state, protocol::DEEP_JSON);
                 }
@@ -315,12 +314,26 @@ impl Waf {
                     violated(&self.config, state, protocol::ODD_FORM);
                 }
             }
-            Kind::Text => self.look_at_part(state, Part::Value(&body, b""), false),
+            Kind::Text => {
+                self.look_at_part(state, Part::Value(&body, b""), false);
+                // Forms of other sites send JSON so, and many readers do not ask what it is called.
+                if matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) {
+                    self.look_at_json(state, &body);
+                }
+            }
         }
         if count > self.config.max_args && !compressed {
             violated(&self.config, state, protocol::MANY_ARGS);
         }
         self.held -= body.len();
+    }
+
+    /// Looks at the names and values of JSON: how deep it is.
+    fn look_at_json(&mut self, state: &mut State, body: &[u8]) -> usize {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let depth = body::json(body, &mut buffer, |part| self.look_at_part(state, part, false));
+        self.buffer = buffer;
+        depth
     }
 
     /// Asks all rules about a text.
@@ -389,6 +402,13 @@ impl Waf {
         self.long.add(1);
         self.let_go(exchange.state);
         exchange.answer(&Response::new(413).text("This body is too long.\n"))
+    }
+
+    fn no_room(&mut self, exchange: &mut Exchange<'_, State>) -> Outcome {
+        self.no_room.add(1);
+        self.let_go(exchange.state);
+        let answer = Response::new(503).field("retry-after", "1");
+        exchange.answer(&answer.text("Too many bodies are looked at.\n"))
     }
 
     fn let_go(&mut self, state: &mut State) {

@@ -79,16 +79,31 @@ const PLAIN: [bool; 256] = {
     table
 };
 
-/// Everything at once, into `out`: what built-in rules are asked about. `plus`: a plus sign is a space.
-pub(crate) fn canonical(text: &[u8], plus: bool, out: &mut Vec<u8>, scratch: &mut Vec<u8>) {
+/// What becomes of `/* comments */`, which are those of SQL and some other languages: to HTML, a shell or a template they are text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comments {
+    /// They are white space.
+    Replaced,
+    /// They are text.
+    Kept,
+}
+
+/// Everything at once, into `out`: what built-in rules are asked about. `plus`: a plus sign is a space. Whether something stood in
+/// comments that is not in it.
+pub(crate) fn canonical(
+    text: &[u8],
+    plus: bool,
+    comments: Comments,
+    out: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+) -> bool {
     out.clear();
     out.extend_from_slice(text);
     // Most texts have nothing that calls for more than the last step.
     let marks = text.iter().fold(0, |marks, c| marks | MARKS[usize::from(*c)]);
-    if marks != 0 {
-        decode(out, marks, plus, scratch);
-    }
+    let hidden = marks != 0 && decode(out, marks, plus, comments, scratch);
     simplify(out);
+    hidden
 }
 
 const PLUS: u8 = 1;
@@ -114,7 +129,13 @@ const MARKS: [u8; 256] = {
     table
 };
 
-fn decode(out: &mut Vec<u8>, marks: u8, plus: bool, scratch: &mut Vec<u8>) {
+fn decode(
+    out: &mut Vec<u8>,
+    marks: u8,
+    plus: bool,
+    comments: Comments,
+    scratch: &mut Vec<u8>,
+) -> bool {
     if plus && marks & PLUS != 0 {
         out.iter_mut().filter(|c| **c == b'+').for_each(|c| *c = b' ');
     }
@@ -129,14 +150,17 @@ fn decode(out: &mut Vec<u8>, marks: u8, plus: bool, scratch: &mut Vec<u8>) {
     if all && out.contains(&b'&') {
         html_decode(out);
     }
-    if (all || marks & STAR != 0) && out.windows(2).any(|pair| pair == b"/*") {
+    let mut hidden = false;
+    let may_have_comments = comments == Comments::Replaced && (all || marks & STAR != 0);
+    if may_have_comments && out.windows(2).any(|pair| pair == b"/*") {
         scratch.clear();
-        replace_comments(out, scratch);
+        hidden = replace_comments(out, scratch);
         std::mem::swap(out, scratch);
     }
     if all || marks & NULL != 0 {
         remove_nulls(out);
     }
+    hidden
 }
 
 /// Applies one transformation in place.
@@ -272,8 +296,9 @@ fn remove_nulls(text: &mut Vec<u8>) {
     }
 }
 
-fn replace_comments(text: &[u8], out: &mut Vec<u8>) {
-    let mut at = 0;
+/// Whether anything stood in one.
+fn replace_comments(text: &[u8], out: &mut Vec<u8>) -> bool {
+    let (mut at, mut hidden) = (0, false);
     while at < text.len() {
         if !text[at..].starts_with(b"/*") {
             out.push(text[at]);
@@ -291,6 +316,7 @@ fn replace_comments(text: &[u8], out: &mut Vec<u8>) {
             (_, Some(length)) => {
                 out.push(b' ');
                 at = inside + length + 2;
+                hidden |= length > 0;
             }
             // One that is not closed hides what the query has behind.
             (_, None) => {
@@ -299,6 +325,7 @@ fn replace_comments(text: &[u8], out: &mut Vec<u8>) {
             }
         }
     }
+    hidden
 }
 
 /// Lower case and compressed white space in one pass.
@@ -374,7 +401,7 @@ mod tests {
 
     fn canon(text: &str) -> String {
         let (mut out, mut scratch) = (Vec::new(), Vec::new());
-        canonical(text.as_bytes(), true, &mut out, &mut scratch);
+        canonical(text.as_bytes(), true, Comments::Replaced, &mut out, &mut scratch);
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -415,7 +442,7 @@ mod tests {
             (b"\xe0\x80\xc0\xf0\x80\x82\x80\xe0\x81", b"\xe0\x80\xc0\xf0\x80\x82\x80\xe0\x81"),
         ] {
             let (mut out, mut scratch) = (Vec::new(), Vec::new());
-            canonical(from, true, &mut out, &mut scratch);
+            canonical(from, true, Comments::Replaced, &mut out, &mut scratch);
             assert_eq!(out.escape_ascii().to_string(), to.escape_ascii().to_string());
         }
         assert!(climbs(b"/a/\xc0\xae.\xe0\x80\xafb") && !climbs(b"/a/\xe0\xb8\x81"));
@@ -449,7 +476,7 @@ mod tests {
         #[test]
         fn no_text_panics_or_grows(text in prop::collection::vec(any::<u8>(), 0..60)) {
             let (mut out, mut scratch) = (Vec::new(), Vec::new());
-            canonical(&text, true, &mut out, &mut scratch);
+            canonical(&text, true, Comments::Replaced, &mut out, &mut scratch);
             prop_assert!(out.len() <= text.len());
             for transform in [Transform::UrlDecode, Transform::HtmlEntityDecode, Transform::CompressWhitespace,
                 Transform::NormalisePath, Transform::RemoveNulls, Transform::ReplaceComments] {
