@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use http::{Request, Response, StatusCode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weir_exchange::{
-    BodyStep, CallResult, Direction, Ended, Environment, Origin, Pieces, Step, Upstreams,
+    BodyStep, CallResult, Direction, Ended, Environment, Kind, Origin, Pieces, Step, Upstreams,
 };
 use weir_message::{
     Chain, ChainPlan, Exchange, Findings, FunctionCounters, FunctionPlan, MessageError, Notice,
@@ -19,7 +19,7 @@ use weir_message::{
 };
 use weir_sandbox::{OnFault, Sandbox, SandboxConfig, Telemetry, admit};
 use weir_tests::built::built;
-use weir_tests::wat_guest::{changes_and_waits, saving_messages};
+use weir_tests::wat_guest::{changes_and_waits, for_connections, saving_messages};
 
 struct Two;
 
@@ -144,7 +144,7 @@ impl Rig {
     }
 
     fn open(&self) -> Exchange {
-        self.chain.open(&origin(1))
+        self.chain.open(&origin(1), Kind::Request)
     }
 
     /// All rooms are back.
@@ -532,7 +532,7 @@ fn time_is_short_also_for_events_long_after_the_first() {
 fn a_chain_that_was_replaced_is_driven_until_its_last_exchange_has_ended() {
     run(|| async {
         let Rig { chain, _remote: remote, .. } = Rig::new(&["one"]);
-        let open = [chain.open(&origin(1)), chain.open(&origin(2))];
+        let open = [chain.open(&origin(1), Kind::Request), chain.open(&origin(2), Kind::Request)];
         let driven = tokio::task::spawn_local(chain.clone().drive());
         drop((chain, remote));
         for exchange in open {
@@ -563,6 +563,68 @@ fn open_functions_are_passed_by_when_they_spin_trap_or_write_nonsense() {
             assert_eq!(seen(&parts.headers), ["two"], "{path}");
             assert_eq!(rig.notices.borrow().len(), 1, "{path}");
             rig.check();
+        }
+    });
+}
+
+/// Bits of what a function for connections wants.
+const OPENED: u32 = 32;
+const DATA: u32 = 64;
+
+/// A chain of a function for connections, which answers that one is opened like this, and a probe.
+fn door(wants: u32, opened: &str, on_fault: OnFault) -> Rig {
+    let guest = Arc::new(admit(&for_connections(wants, opened)).unwrap());
+    Rig::with(&["door", "one"], |plan| {
+        if plan.name == "door" {
+            (plan.admitted, plan.on_fault) = (Arc::clone(&guest), on_fault);
+        }
+    })
+}
+
+fn is_done(exchange: &Exchange) -> [bool; 2] {
+    [Direction::Request, Direction::Response].map(|way| exchange.done(way))
+}
+
+#[test]
+fn requests_and_connections_are_done_when_those_that_are_for_them_are() {
+    run(|| async {
+        for (opened, done) in [("(i64.const 5)", true), ("(i64.const 0)", false)] {
+            let rig = door(OPENED | DATA, opened, OnFault::FailClosed);
+            assert_eq!(is_done(&begin(&rig, "/one/done").await), [true; 2]);
+            assert_eq!(is_done(&begin(&rig, "/").await), [false; 2]);
+            for kind in [Kind::Connection, Kind::HttpConnection] {
+                let exchange = rig.chain.open(&origin(1), kind);
+                assert!(matches!(exchange.opened().await, Step::Continue));
+                assert_eq!(is_done(&exchange), [done; 2], "{kind:?}");
+            }
+        }
+    });
+}
+
+/// Of one that carries requests no bytes are shown, so who wants some would be a reason to end it.
+#[test]
+fn connections_go_past_functions_that_are_out_of_order_only_if_these_fail_open() {
+    run(|| async {
+        for on_fault in [OnFault::FailOpen, OnFault::FailClosed] {
+            let open = on_fault == OnFault::FailOpen;
+            for kind in [Kind::Connection, Kind::HttpConnection] {
+                // By the first it breaks, the second finds it out of order.
+                let rig = door(OPENED | DATA, "(unreachable)", on_fault);
+                for n in 0..2 {
+                    let exchange = rig.chain.open(&origin(1), kind);
+                    let step = exchange.opened().await;
+                    assert_eq!(matches!(step, Step::Continue), open, "{kind:?} {n}: {step:?}");
+                    assert_eq!(is_done(&exchange), [open; 2], "{kind:?} {n}");
+                }
+            }
+            // It is not asked about their being opened.
+            let rig = door(DATA, "(unreachable)", on_fault);
+            let carries = || rig.chain.open(&origin(1), Kind::HttpConnection);
+            assert_eq!(is_done(&carries()), [false; 2], "it is in order");
+            let exchange = rig.chain.open(&origin(1), Kind::Connection);
+            let step = exchange.data(false, Bytes::from_static(b"bytes"), false).await;
+            assert_eq!(matches!(step, BodyStep::Pass(_)), open, "{step:?}");
+            assert_eq!(is_done(&carries()), [open; 2]);
         }
     });
 }
@@ -773,7 +835,7 @@ fn a_canary_gets_its_share_of_the_clients_and_a_shadow_decides_nothing() {
         for client in 0..200 {
             let mut all = Vec::new();
             for _ in 0..2 {
-                let exchange = rig.chain.open(&origin(client));
+                let exchange = rig.chain.open(&origin(client), Kind::Request);
                 let mut parts = request("/");
                 exchange.request_head(&mut parts, None).await;
                 all.push(seen(&parts.headers).join(" "));

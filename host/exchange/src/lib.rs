@@ -2,7 +2,7 @@
 //!
 //! Owns: the words that both sides use. Must not know: either side; the gateway knows no Wasm, and chains know no sockets.
 //!
-//! A [`Chain`] belongs to one thread and one listener. Each request, or each L4 connection, is an [`Exchange`]; events of one
+//! A [`Chain`] belongs to one thread and one listener. Each request, and each connection ([`Kind`]), is an [`Exchange`]; events of one
 //! direction come one after the other, request events first to last function, response events last to first. A body that is not there is
 //! not told. A [`Middleware`] is a chain written in Rust.
 //!
@@ -86,6 +86,17 @@ pub struct Origin {
     pub server_name: Option<Box<str>>,
     /// Whether the client asks for an upgrade, for instance to WebSocket.
     pub upgrade: bool,
+}
+
+/// What an exchange is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A request with its response.
+    Request,
+    /// An L4 connection: it is opened, its bytes are shown, and it ends.
+    Connection,
+    /// A connection that carries requests, which are exchanges of their own: it is opened, and it ends. Its bytes are not shown.
+    HttpConnection,
 }
 
 /// The events that a chain wants.
@@ -224,7 +235,7 @@ pub trait Middleware {
     }
 
     /// A new exchange.
-    fn open(&self, origin: &Origin) -> Rc<dyn Passage>;
+    fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage>;
 }
 
 /// What an exchange says to an event: at once, which costs nothing, or when it has waited for something.
@@ -349,8 +360,8 @@ impl Chain {
 
     /// A new exchange.
     #[must_use]
-    pub fn open(&self, origin: &Origin) -> Exchange {
-        Exchange(self.0.open(origin))
+    pub fn open(&self, origin: &Origin, kind: Kind) -> Exchange {
+        Exchange(self.0.open(origin, kind))
     }
 }
 
@@ -360,7 +371,7 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// A request with its response, or an L4 connection, on its way through a chain. Clones are the same exchange; with the last one it is over.
+/// A request with its response, or a connection, on its way through a chain. Clones are the same exchange; with the last one it is over.
 #[derive(Clone)]
 pub struct Exchange(Rc<dyn Passage>);
 
@@ -422,7 +433,8 @@ impl Exchange {
         self.0.upstream()
     }
 
-    /// Whether no function wants anything more of this direction.
+    /// Whether no function wants any more bytes of this direction. Of a connection that carries requests, which is asked when it was
+    /// [`Self::opened`]: whether none would decide by them.
     #[must_use]
     pub fn done(&self, from: Direction) -> bool {
         self.0.done(from)

@@ -11,8 +11,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::chain::{
-    Chain, Denied, Direction, Ended, Exchange, HeadTooLarge, Interests, Legs, Made, Pieces, SentBy,
-    Step,
+    Chain, Denied, Direction, Ended, Exchange, HeadTooLarge, Interests, Kind, Legs, Made, Pieces,
+    SentBy, Step,
 };
 use crate::client::Client;
 use crate::fault::Fault;
@@ -203,11 +203,11 @@ async fn pass(
     if let Some(chain) = &site.chain {
         let interests = chain.interests();
         let exchange = if asked.upgrade.is_none() {
-            chain.open(&client.origin)
+            chain.open(&client.origin, Kind::Request)
         } else {
             let mut origin = client.origin.clone();
             origin.upgrade = true;
-            chain.open(&origin)
+            chain.open(&origin, Kind::Request)
         };
         finish.exchange = Some(exchange.clone());
         if let Some(legs) = exchange.legs() {

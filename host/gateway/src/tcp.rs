@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite as _;
 use tokio::time::Instant;
 
-use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Origin, Pieces};
+use crate::chain::{BodyStep, Chain, Direction, Ended, Exchange, Kind, Origin, Pieces};
 use crate::copying::poll_piece;
 use crate::finish::Finish;
 use crate::link::Open;
@@ -80,7 +80,7 @@ async fn begin(
     origin: &Origin,
 ) -> Option<(Stream, Stream, Open)> {
     if let Some(chain) = &site.chain {
-        let exchange = chain.open(origin);
+        let exchange = chain.open(origin, Kind::Connection);
         finish.exchange = Some(exchange.clone());
         if chain.interests().opened
             && let Some((failure, ended)) = refusal(&exchange.opened().get().await)

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::chain::{Denied, Direction, Ended, Exchange, Origin, Step};
+use crate::chain::{Denied, Direction, Ended, Exchange, Kind, Origin, Step};
 use crate::config::Target;
 use crate::listener::Site;
 use crate::statistics::Failure;
@@ -27,15 +27,12 @@ impl Watched {
         if !interests.opened && !interests.data {
             return Ok(None);
         }
-        let (exchange, began) = (chain.open(origin), Instant::now());
+        let (exchange, began) = (chain.open(origin, Kind::HttpConnection), Instant::now());
         let mut watched = Self { exchange, began, how: Ended::ClientGone };
-        let mut refused = None;
-        if interests.opened {
-            refused = refusal(&watched.exchange.opened().get().await);
-        }
+        let mut refused = refusal(&watched.exchange.opened().get().await);
         // Who decides by bytes, or changes them, would never be asked.
         let waits = |way| !watched.exchange.done(way);
-        if interests.data && [Direction::Request, Direction::Response].into_iter().any(waits) {
+        if [Direction::Request, Direction::Response].into_iter().any(waits) {
             refused = refused.or(Some((Failure::Function, Ended::Reset)));
         }
         let Some((failure, how)) = refused else { return Ok(Some(watched)) };

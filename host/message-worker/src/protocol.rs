@@ -2,12 +2,12 @@
 //! lie in the lane. Heads are laid out as functions see them (`wit/message.md`).
 
 use bytes::Bytes;
-use weir_exchange::{Broken, CallFault, Denied, Direction, Ended, Interests};
+use weir_exchange::{Broken, CallFault, Denied, Direction, Ended, Interests, Kind};
 
 /// Bytes in front of a message's own: `a`, `b`, `c`.
 pub(crate) const PREFIX: usize = 16;
 
-/// Gateway: a request's head. `b`: the event's number.
+/// Gateway: a request's head. `a`: what the exchange is ([`of_kind`]), as in all that one can begin with; `b`: the event's number.
 pub(crate) const REQUEST_HEAD: u8 = 1;
 /// Gateway: a response's head, as above.
 pub(crate) const RESPONSE_HEAD: u8 = 2;
@@ -15,7 +15,7 @@ pub(crate) const RESPONSE_HEAD: u8 = 2;
 pub(crate) const OPEN: u8 = 3;
 /// Gateway: a connection. `b`: the event's number.
 pub(crate) const OPENED: u8 = 4;
-/// Gateway: a piece. `a`: direction, [`LAST`], [`DATA`]; `b`: the event's number.
+/// Gateway: a piece. `a`: direction, [`LAST`]; `b`: the event's number.
 pub(crate) const BODY: u8 = 5;
 /// Gateway: the exchange is over. `a`: how; `b`: upstream + 1; `c`: nanoseconds.
 pub(crate) const END: u8 = 6;
@@ -85,8 +85,6 @@ pub(crate) const OVER: u32 = 1 << 18;
 
 /// No more bytes after these.
 pub(crate) const LAST: u32 = 2;
-/// Of a connection, not of a body.
-pub(crate) const DATA: u32 = 4;
 
 /// Go on; for a piece, with these bytes in its place.
 pub(crate) const CONTINUE: u8 = 0;
@@ -143,6 +141,16 @@ pub(crate) fn bits(of: Interests) -> u32 {
     let all =
         [of.request_head, of.request_body, of.response_head, of.response_body, of.opened, of.data];
     all.into_iter().enumerate().map(|(n, on)| u32::from(on) << n).sum()
+}
+
+const KINDS: [Kind; 3] = [Kind::Request, Kind::Connection, Kind::HttpConnection];
+
+pub(crate) fn of_kind(kind: Kind) -> u32 {
+    KINDS.iter().position(|other| *other == kind).unwrap_or(0) as u32
+}
+
+pub(crate) fn kind(number: u32) -> Kind {
+    KINDS.get(number as usize).copied().unwrap_or(Kind::Request)
 }
 
 const ENDS: [Ended; 5] =
@@ -212,6 +220,7 @@ mod tests {
         for bits_of in 0..64 {
             assert_eq!(bits(interests(bits_of)), bits_of);
         }
+        assert!(KINDS.iter().all(|of| kind(of_kind(*of)) == *of));
         assert!(ENDS.iter().all(|end| ended(how(*end)) == *end));
         assert!(FAULTS.iter().all(|f| fault(why(*f)) == *f));
         assert!(DENIALS.iter().all(|d| why_denied(denied(Some(d)) | OVER) == Some(*d)));

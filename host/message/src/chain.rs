@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
-use weir_exchange::{Counter, Environment, Interests, Origin};
+use weir_exchange::{Counter, Environment, Interests, Kind, Origin};
 use weir_layout::message::SPARE_BYTES;
 use weir_pool::Rooms;
 use weir_sandbox::{Fault, States, Ticking};
@@ -154,7 +154,7 @@ impl Chain {
 
     /// A new exchange.
     #[must_use]
-    pub fn open(&self, origin: &Origin) -> Exchange {
+    pub fn open(&self, origin: &Origin, kind: Kind) -> Exchange {
         let inner = &self.0;
         let number = self.number();
         inner.counters.opened.add(1);
@@ -166,7 +166,7 @@ impl Chain {
             trial.findings.events.fetch_add(u64::from(chosen), Ordering::Relaxed);
             chosen
         });
-        Exchange::new(self.clone(), version, number, origin, canary)
+        Exchange::new(self.clone(), version, number, (origin, kind), canary)
     }
 
     /// The chain, for what must not keep it.

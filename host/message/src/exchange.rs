@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request, response};
 use smallvec::SmallVec;
 use weir_exchange::{
-    BodyStep, Denied, Direction, Ended, Leg, Legs, Origin, Passage, Pieces, Reply, Service, Step,
+    BodyStep, Denied, Direction, Ended, Kind, Leg, Legs, Origin, Passage, Pieces, Reply, Service,
+    Step,
 };
 use weir_layout::message::Wants;
 use weir_pool::Room;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) version: Rc<Version>,
     pub(crate) number: u32,
     pub(crate) origin: Origin,
+    kind: Kind,
     canary: bool,
     /// Places of the functions that it is told to.
     part: Range<usize>,
@@ -61,15 +63,17 @@ impl Exchange {
         chain: Chain,
         version: Rc<Version>,
         number: u32,
-        origin: &Origin,
+        of: (&Origin, Kind),
         canary: bool,
     ) -> Self {
-        let part = match version.legs(canary).as_ref().map(|legs| &legs[0]) {
+        // Services lie in the way of requests, not of the connection that carries them.
+        let legs = version.legs(canary).filter(|_| of.1 == Kind::Request);
+        let part = match legs.as_ref().map(|legs| &legs[0]) {
             None => 0..version.functions.len(),
             Some(Part::Events(part)) => part.clone(),
             Some(Part::Service(_)) => 0..0,
         };
-        Self::of_part(chain, version, number, origin, canary, (part, false))
+        Self::of_part(chain, version, number, of, canary, (part, false))
     }
 
     /// The part of an exchange for these functions; `is_later`: it is behind a service.
@@ -77,7 +81,7 @@ impl Exchange {
         chain: Chain,
         version: Rc<Version>,
         number: u32,
-        origin: &Origin,
+        (origin, kind): (&Origin, Kind),
         canary: bool,
         (part, is_later): (Range<usize>, bool),
     ) -> Self {
@@ -88,6 +92,7 @@ impl Exchange {
             chain,
             number,
             origin: origin.clone(),
+            kind,
             canary,
             seats: (0..functions).map(|_| Seat::default()).collect(),
             answered_by: Cell::new(functions),
@@ -146,13 +151,19 @@ impl Exchange {
         self.0.changed[direction as usize].replace(false)
     }
 
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
     /// The upstream that a function chose.
     #[must_use]
     pub fn upstream(&self) -> Option<usize> {
         self.0.upstream.get()
     }
 
-    /// Whether no function wants any more bytes of this direction: they may pass by the chain.
+    /// See [`weir_exchange::Exchange::done`].
     #[must_use]
     pub fn done(&self, direction: Direction) -> bool {
         Passage::done(&*self.0, direction)
@@ -206,13 +217,6 @@ impl Passage for Inner {
     }
 
     fn opened(&self) -> Reply<'_, Step> {
-        // It has nothing for functions for requests.
-        for (place, seat) in self.seats.iter().enumerate() {
-            let wants = self.function(place).wants().among(Wants::OPENED.and(Wants::DATA));
-            if wants == Wants::default() {
-                seat.done.set(true);
-            }
-        }
         // A connection has nobody to answer to; why the host would, is counted.
         let step = |step| match step {
             Step::Answer(answer) if answer.extensions().get::<Denied>().is_none() => Step::Reset,
@@ -252,12 +256,18 @@ impl Passage for Inner {
     }
 
     fn done(&self, direction: Direction) -> bool {
-        let body = match direction {
-            Direction::Request => Wants::REQUEST_BODY,
-            Direction::Response => Wants::RESPONSE_BODY,
+        let wants = match (self.kind, direction) {
+            (Kind::Request, Direction::Request) => Wants::REQUEST_BODY,
+            (Kind::Request, Direction::Response) => Wants::RESPONSE_BODY,
+            (Kind::Connection | Kind::HttpConnection, _) => Wants::DATA,
         };
-        let none = |wants| self.order(direction, wants).is_empty();
-        self.flows[direction as usize].holds().1 == 0 && none(body) && none(Wants::DATA)
+        // Of what is never shown it counts who could be asked.
+        let asked = |place: &usize| {
+            let shown = self.kind != Kind::HttpConnection;
+            shown || !self.function(*place).is_passed_by(&self.seats[*place])
+        };
+        let order = self.order(direction, wants);
+        self.flows[direction as usize].holds().1 == 0 && !order.iter().any(asked)
     }
 
     fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
@@ -279,16 +289,11 @@ impl Inner {
         let wanting = |place: &usize| {
             !self.seats[*place].done.get() && self.function(*place).wants().has(wants)
         };
-        // Services lie in the way of requests, not of the connection that carries them.
-        let part = match wants {
-            Wants::OPENED | Wants::DATA => 0..self.seats.len(),
-            _ => self.part.clone(),
-        };
         match direction {
-            Direction::Request => part.filter(wanting).collect(),
+            Direction::Request => self.part.clone().filter(wanting).collect(),
             Direction::Response => {
-                let end = self.answered_by.get().min(part.end);
-                (part.start..end).rev().filter(wanting).collect()
+                let end = self.answered_by.get().min(self.part.end);
+                (self.part.start..end).rev().filter(wanting).collect()
             }
         }
     }
@@ -395,8 +400,8 @@ impl Parts {
             Part::Events(_) if place == 0 => ExchangePart::Events(Exchange(Rc::clone(first))),
             Part::Events(part) => {
                 let (number, later) = (chain.number(), (part, true));
-                let (origin, canary) = (&first.origin, first.canary);
-                let part = Exchange::of_part(chain, version, number, origin, canary, later);
+                let (of, canary) = ((&first.origin, first.kind), first.canary);
+                let part = Exchange::of_part(chain, version, number, of, canary, later);
                 ExchangePart::Events(part)
             }
             Part::Service(place) => {

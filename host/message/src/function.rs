@@ -194,12 +194,7 @@ impl Function {
     /// when it has ended: the next function's begins then, which saves it a look at the clock.
     pub(crate) fn call(&self, exchange: u32, seat: &Seat, event: Event, at: &mut u64) -> Called {
         let mut inner = self.inner.borrow_mut();
-        if !self.is_ready(&mut inner) {
-            return self.out_of_order();
-        }
-        let known = seat.generation.get();
-        if known != 0 && known != inner.generation {
-            // A later instance does not know the exchange.
+        if !self.can_tell(&mut inner, seat) {
             return self.out_of_order();
         }
         seat.generation.set(inner.generation);
@@ -343,6 +338,17 @@ impl Function {
     /// Whether it fails open.
     pub(crate) fn fails_open(&self) -> bool {
         self.plan.on_fault == OnFault::FailOpen
+    }
+
+    /// Whether it would be passed by if something happened to an exchange that it has this seat in.
+    pub(crate) fn is_passed_by(&self, seat: &Seat) -> bool {
+        self.fails_open() && !self.can_tell(&mut self.inner.borrow_mut(), seat)
+    }
+
+    /// Whether it can be told what happens to an exchange that it has this seat in: a later instance does not know it.
+    fn can_tell(&self, inner: &mut Inner, seat: &Seat) -> bool {
+        let known = seat.generation.get();
+        self.is_ready(inner) && (known == 0 || known == inner.generation)
     }
 
     fn is_ready(&self, inner: &mut Inner) -> bool {

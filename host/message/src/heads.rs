@@ -287,6 +287,10 @@ impl<H: Head> Showing<H> {
         }
         if let Told::Skip = told {
             self.known.undo(self.room.bytes_mut());
+            if H::Of::WANTS == Wants::OPENED {
+                // A connection's bytes are nothing to who has not seen it being opened.
+                of.seats[place].done.set(true);
+            }
         }
         self.turn += 1;
         let outcome = match told {

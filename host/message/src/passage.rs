@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use weir_exchange::{Interests, Middleware, Origin, Passage};
+use weir_exchange::{Interests, Kind, Middleware, Origin, Passage};
 
 use crate::chain::Chain;
 
@@ -15,7 +15,7 @@ impl Middleware for Chain {
         Self::piece_max(self)
     }
 
-    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
-        Self::open(self, origin).0
+    fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage> {
+        Self::open(self, origin, kind).0
     }
 }

@@ -12,8 +12,8 @@ use crate::support::{self, Server, connect, gateway_with, read_all, talk};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, HeadTooLarge, Interests, Lent,
-    Made, Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step, Upstreams,
+    BodyStep, Chain, ChainFactory, Direction, Ended, Environment, HeadTooLarge, Interests, Kind,
+    Lent, Made, Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, UpstreamConfig};
 
@@ -55,7 +55,7 @@ impl Middleware for Busy {
         1000
     }
 
-    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+    fn open(&self, origin: &Origin, _kind: Kind) -> Rc<dyn Passage> {
         self.opened.fetch_add(1, Ordering::SeqCst);
         assert!(origin.client.ip().is_loopback() && !origin.tls);
         Rc::new(One {

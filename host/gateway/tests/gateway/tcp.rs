@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::{self, Server, connect, gateway_with, read_all, say_all, unt
 use bytes::Bytes;
 use socket2::SockRef;
 use weir_exchange::{
-    BodyStep, Chain, ChainFactory, Denied, Direction, Ended, Interests, Middleware, Origin,
+    BodyStep, Chain, ChainFactory, Denied, Direction, Ended, Interests, Kind, Middleware, Origin,
     Passage, Pieces, Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, Prefix, Protocol, ProxyHeader};
@@ -162,7 +162,7 @@ impl Middleware for Policy {
         Interests { opened: true, data: true, ..Interests::default() }
     }
 
-    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+    fn open(&self, origin: &Origin, _kind: Kind) -> Rc<dyn Passage> {
         Rc::new(Decision { client: origin.client.ip().to_string() })
     }
 }
@@ -276,43 +276,50 @@ fn a_connection_that_breaks_is_counted_as_the_failure_of_who_broke_it() {
 }
 
 /// Says who may come, of connections that carry requests, and hears how they end.
-struct Doorman(Mutex<mpsc::Sender<Ended>>);
+struct Doorman {
+    ended: Mutex<mpsc::Sender<Ended>>,
+    wants: Interests,
+}
 
 impl ChainFactory for Doorman {
     fn stage(&self, _thread: usize, _upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
-        let ended = self.0.lock().unwrap().clone();
-        Ok(Box::new(|_| Ok(Chain::native(Rc::new(Door(ended))))))
+        let (ended, wants) = (self.ended.lock().unwrap().clone(), self.wants);
+        Ok(Box::new(move |_| Ok(Chain::native(Rc::new(Door { ended, wants })))))
     }
 }
 
-struct Door(mpsc::Sender<Ended>);
+struct Door {
+    ended: mpsc::Sender<Ended>,
+    wants: Interests,
+}
 
 impl Middleware for Door {
     fn interests(&self) -> Interests {
-        Interests { opened: true, data: true, ..Interests::default() }
+        self.wants
     }
 
-    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+    fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage> {
         let client = origin.client.ip().to_string();
-        Rc::new(Visitor { client, asked: Cell::default(), ended: self.0.clone() })
+        Rc::new(Visitor { client, kind, asked: Cell::default(), ended: self.ended.clone() })
     }
 }
 
 struct Visitor {
     client: String,
+    kind: Kind,
     asked: Cell<bool>,
     ended: mpsc::Sender<Ended>,
 }
 
 impl Passage for Visitor {
     fn opened(&self) -> Reply<'_, Step> {
-        assert!(!self.asked.replace(true), "once");
+        assert!(self.kind == Kind::HttpConnection && !self.asked.replace(true), "once");
         let denied = self.client == "192.0.2.66";
         Reply::Now(if denied { Step::Reset } else { Step::Continue })
     }
 
     fn upstream(&self) -> Option<usize> {
-        (self.asked.get() && self.client == "192.0.2.2").then_some(1)
+        (self.kind == Kind::HttpConnection && self.client == "192.0.2.2").then_some(1)
     }
 
     fn done(&self, _from: Direction) -> bool {
@@ -320,8 +327,7 @@ impl Passage for Visitor {
     }
 
     fn end(&self, how: Ended, _upstream: Option<usize>, _time: Duration) {
-        // Each request has an exchange of its own.
-        if self.asked.get() {
+        if self.kind == Kind::HttpConnection {
             self.ended.send(how).unwrap();
         }
     }
@@ -331,11 +337,19 @@ impl Passage for Visitor {
 fn connections_that_carry_requests_are_opened_once_and_end_once() {
     let one = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none");
     let two = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo");
+    // Who wants bytes only is asked, too: whether it does of this connection.
+    for opened in [true, false] {
+        let wants = Interests { opened, data: true, ..Interests::default() };
+        opened_once_and_ended_once([one.address, two.address], wants);
+    }
+}
+
+fn opened_once_and_ended_once(upstreams: [SocketAddr; 2], wants: Interests) {
     let (sender, ended) = mpsc::channel();
-    let (gateway, address) = gateway_with(&[one.address, two.address], |config| {
+    let (gateway, address) = gateway_with(&upstreams, |config| {
         config.upstreams[1].weight = 0;
         config.proxy_protocol = true;
-        config.chain = Some(Arc::new(Doorman(Mutex::new(sender))));
+        config.chain = Some(Arc::new(Doorman { ended: Mutex::new(sender), wants }));
     });
     let from = |client: &str| {
         let mut stream = connect(address);
@@ -379,7 +393,7 @@ impl Middleware for FirstLook {
         Interests { opened: false, data: true, ..Interests::default() }
     }
 
-    fn open(&self, _origin: &Origin) -> Rc<dyn Passage> {
+    fn open(&self, _origin: &Origin, _kind: Kind) -> Rc<dyn Passage> {
         Rc::new(Look(Cell::new(false)))
     }
 }

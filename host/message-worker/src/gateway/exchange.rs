@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header, request, response};
 use weir_exchange::{
-    BodyStep, Denied, Direction, Ended, HeadTooLarge, Legs, Origin, Passage, Pieces, Reply, Step,
+    BodyStep, Denied, Direction, Ended, HeadTooLarge, Kind, Legs, Origin, Passage, Pieces, Reply,
+    Step,
 };
 use weir_message::head;
 
@@ -24,6 +25,7 @@ pub(super) struct RemoteExchange {
     pub(super) inner: Rc<Inner>,
     pub(super) slot: Rc<Slot>,
     pub(super) origin: Origin,
+    pub(super) kind: Kind,
     pub(super) end: Cell<Option<(Ended, Option<usize>, Duration)>>,
     /// It is a part of an exchange, behind a service, which is not counted for itself.
     pub(super) is_later: bool,
@@ -110,8 +112,9 @@ impl RemoteExchange {
             if message.kind == say::BODY {
                 let opened = inner.lay_out(|room| head::lay_out_connection(room, &self.origin));
                 let bytes = opened.ok_or(Lost)?;
-                let (exchange, kind) = (slot.number, say::OPEN);
-                inner.send(generation, Message { exchange, kind, bytes, ..Message::default() })?;
+                let (exchange, kind, a) = (slot.number, say::OPEN, say::of_kind(self.kind));
+                inner
+                    .send(generation, Message { exchange, kind, a, bytes, ..Message::default() })?;
             }
             if let Some(live) = inner.live.borrow_mut().as_mut() {
                 live.lane.tell_upstreams(&*inner.upstreams, &mut live.upstreams);
@@ -145,7 +148,8 @@ impl RemoteExchange {
         let mut room = self.inner.head.borrow_mut();
         lay(&mut room).ok()?;
         let used = head::length(&mut room);
-        Some(self.tell(direction, Message { kind, ..Message::default() }, &room[..used]))
+        let message = Message { kind, a: say::of_kind(self.kind), ..Message::default() };
+        Some(self.tell(direction, message, &room[..used]))
     }
 
     /// What a head's event comes to; `take` takes over what was changed.
@@ -177,9 +181,9 @@ impl RemoteExchange {
         }
     }
 
-    async fn piece(&self, direction: Direction, data: u32, piece: Bytes, last: bool) -> BodyStep {
+    async fn piece(&self, direction: Direction, piece: Bytes, last: bool) -> BodyStep {
         let told = self.slot.told[direction as usize].replace(true);
-        let a = direction as u32 | if last { say::LAST } else { 0 } | data;
+        let a = direction as u32 | if last { say::LAST } else { 0 };
         let message = Message { kind: say::BODY, a, ..Message::default() };
         let said = match self.tell(direction, message, &piece) {
             Ok(waiting) => waiting.said().await,
@@ -190,12 +194,12 @@ impl RemoteExchange {
         };
         let Ok(said) = said else {
             let open = self.inner.fails_open.load(Ordering::Relaxed);
-            return match direction {
+            return match self.kind {
                 // What the worker had of it is lost.
                 _ if open && !told => BodyStep::Pass(whole(piece)),
                 // Cut off by the gateway, if the response has begun.
-                _ if data == 0 => BodyStep::Answer(gone()),
-                _ => BodyStep::Reset,
+                Kind::Request => BodyStep::Answer(gone()),
+                Kind::Connection | Kind::HttpConnection => BodyStep::Reset,
             };
         };
         match said.step {
@@ -251,19 +255,28 @@ impl RemoteExchange {
     }
 
     fn connection(&self) -> Reply<'_, Step> {
-        // A connection has nobody to answer to; why the host would, is counted.
-        let step = |step| match step {
-            Step::Answer(answer) if answer.extensions().get::<Denied>().is_none() => Step::Reset,
-            step => step,
+        let step = |said: Result<Said, Lost>| {
+            let lost = said.is_err();
+            match self.step(said, |_| false) {
+                Step::Continue => {
+                    if lost {
+                        // A later worker has not seen it being opened, and has nothing to do with its bytes.
+                        self.slot.done.iter().for_each(|done| done.set(true));
+                    }
+                    Step::Continue
+                }
+                // A connection has nobody to answer to; why the host would, is counted.
+                Step::Answer(answer) if answer.extensions().get::<Denied>().is_none() => {
+                    Step::Reset
+                }
+                step => step,
+            }
         };
         let lay = |room: &mut [u8]| head::lay_out_connection(room, &self.origin);
         match self.tell_head(Direction::Request, say::OPENED, lay) {
             None => Reply::Now(Step::Reset),
-            Some(Err(Lost)) => Reply::Now(step(self.without())),
-            Some(Ok(waiting)) => Reply::later(async move {
-                let said = waiting.said().await;
-                step(self.step(said, |_| false))
-            }),
+            Some(Err(Lost)) => Reply::Now(step(Err(Lost))),
+            Some(Ok(waiting)) => Reply::later(async move { step(waiting.said().await) }),
         }
     }
 }
@@ -278,7 +291,7 @@ impl Passage for RemoteExchange {
     }
 
     fn request_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
-        Reply::later(async move { self.piece(Direction::Request, 0, piece, last).await })
+        Reply::later(async move { self.piece(Direction::Request, piece, last).await })
     }
 
     fn response_head<'a>(
@@ -290,7 +303,7 @@ impl Passage for RemoteExchange {
     }
 
     fn response_body(self: Rc<Self>, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
-        Reply::later(async move { self.piece(Direction::Response, 0, piece, last).await })
+        Reply::later(async move { self.piece(Direction::Response, piece, last).await })
     }
 
     fn opened(&self) -> Reply<'_, Step> {
@@ -304,7 +317,7 @@ impl Passage for RemoteExchange {
         last: bool,
     ) -> Reply<'static, BodyStep> {
         let direction = if from_upstream { Direction::Response } else { Direction::Request };
-        Reply::later(async move { self.piece(direction, say::DATA, piece, last).await })
+        Reply::later(async move { self.piece(direction, piece, last).await })
     }
 
     fn legs(self: Rc<Self>) -> Option<Rc<dyn Legs>> {

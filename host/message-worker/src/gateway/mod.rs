@@ -21,7 +21,7 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
 use weir_exchange::{
-    Counter, Environment, Interests, Middleware, Origin, Passage, Pieces, Upstreams,
+    Counter, Environment, Interests, Kind, Middleware, Origin, Passage, Pieces, Upstreams,
 };
 use weir_hop::{AsyncEnd, Descriptor, Discarded, End};
 use weir_message::{ChainCounters, Store, head};
@@ -662,7 +662,7 @@ impl Middleware for RemoteChain {
         BODY_MAX
     }
 
-    fn open(&self, origin: &Origin) -> Rc<dyn Passage> {
+    fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage> {
         let inner = &self.0;
         inner.counters.opened.add(1);
         inner.under_way.add(1);
@@ -670,6 +670,7 @@ impl Middleware for RemoteChain {
             inner: Rc::clone(inner),
             slot: inner.slot(),
             origin: origin.clone(),
+            kind,
             end: Cell::new(None),
             is_later: false,
         })

@@ -445,6 +445,7 @@ impl RemoteExchange {
             inner: Rc::clone(inner),
             slot,
             origin: self.origin.clone(),
+            kind: self.kind,
             end: Cell::new(None),
             is_later: true,
         })

@@ -7,7 +7,7 @@ use weir_hop::Hub;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
-use weir_exchange::{BodyStep, CallFault, CallResult, Denied, Step};
+use weir_exchange::{BodyStep, CallFault, CallResult, Denied, Direction, Step};
 
 use super::*;
 use crate::keeper::killed;
@@ -59,7 +59,7 @@ fn what_a_chain_wants_before_its_first_worker_says_it_is_what_its_functions_are_
         let interests = chain.interests();
         // No request passes, and no connection that functions are to be asked about; others are answered by their requests.
         assert_eq!((interests.request_head, interests.opened), (true, connections));
-        let opened = chain.passages().open(&nowhere());
+        let opened = chain.passages().open(&nowhere(), Kind::Connection);
         let said = opened.opened().get().now_or_never();
         let Some(Step::Answer(answer)) = said else { panic!("{said:?}") };
         // It is reset for that.
@@ -67,10 +67,42 @@ fn what_a_chain_wants_before_its_first_worker_says_it_is_what_its_functions_are_
     }
 }
 
+#[test]
+fn connections_go_on_without_a_worker_only_if_all_functions_fail_open() {
+    let done = |exchange: &weir_exchange::Exchange| {
+        [Direction::Request, Direction::Response].map(|way| exchange.done(way))
+    };
+    for (kind, open) in [
+        (Kind::Connection, true),
+        (Kind::HttpConnection, true),
+        (Kind::Connection, false),
+        (Kind::HttpConnection, false),
+    ] {
+        let (_links, heard) = mpsc::unbounded_channel();
+        let config = remote(heard, killed().0, false, true);
+        config.fails_open.store(open, Ordering::Relaxed);
+        let exchange = RemoteChain::new(config, Rc::new(Nobody)).passages().open(&nowhere(), kind);
+        let said = exchange.opened().get().now_or_never();
+        assert_eq!(matches!(said, Some(Step::Continue)), open, "{kind:?}: {said:?}");
+        assert_eq!(done(&exchange), [open; 2], "{kind:?}");
+    }
+    // It dies before it has answered.
+    let (_says, said) = channel();
+    let ((step, done), _) = kept(false, deaf(said), async |chain: RemoteChain, links| {
+        chain.0.fails_open.store(true, Ordering::Relaxed);
+        let exchange = chain.passages().open(&nowhere(), Kind::HttpConnection);
+        let mut opened = std::pin::pin!(exchange.opened().get());
+        assert!(opened.as_mut().now_or_never().is_none());
+        links.send(Link::Down { generation: 1 }).ok().unwrap();
+        (opened.await, done(&exchange))
+    });
+    assert!(matches!(step, Step::Continue) && done == [true; 2], "{step:?} {done:?}");
+}
+
 /// Sends a request's head, and has `worker` answer its event as it likes: the step, and why the worker was ended.
 fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, Option<String>) {
     exercised(false, worker, async |chain: RemoteChain| {
-        let exchange = chain.passages().open(&nowhere());
+        let exchange = chain.passages().open(&nowhere(), Kind::Request);
         let request = http::Request::get("/path?query").header("host", "a.example").body(());
         let (mut parts, ()) = request.unwrap().into_parts();
         let step = exchange.request_head(&mut parts, Some(0)).get().await;
@@ -272,7 +304,7 @@ fn deaf(says: Receiver<Message>) -> impl FnOnce(Lane, End) + Send + 'static {
 fn what_a_worker_has_not_read_it_does_not_answer() {
     let (says, said) = channel();
     let (passed, kill) = exercised_by(false, deaf(said), async |chain: RemoteChain| {
-        let exchange = chain.passages().open(&nowhere());
+        let exchange = chain.passages().open(&nowhere(), Kind::Request);
         let mut passed = 0;
         while passed < 100 {
             let step_of = exchange.request_body(vec![0; BODY_MAX].into(), false).get();
@@ -297,7 +329,7 @@ fn what_nobody_waits_for_any_more_does_not_pile_up_for_a_worker_that_does_not_re
         let most = 2 * BACKLOG_MAX / BODY_MAX;
         let mut told = 0;
         while told < most && chain.0.ready().is_some() {
-            let exchange = chain.passages().open(&nowhere());
+            let exchange = chain.passages().open(&nowhere(), Kind::Request);
             let given_up = exchange.request_body(vec![0; BODY_MAX].into(), false).get();
             assert!(given_up.now_or_never().is_none() || chain.0.ready().is_none());
             told += 1;
@@ -317,7 +349,7 @@ fn what_all_exchanges_let_go_together_is_bounded() {
     };
     let ((), kill) = exercised(false, worker, async |chain: RemoteChain| {
         let head = async || {
-            let exchange = chain.passages().open(&nowhere());
+            let exchange = chain.passages().open(&nowhere(), Kind::Request);
             let (mut parts, ()) = http::Request::new(()).into_parts();
             exchange.request_head(&mut parts, Some(0)).get().await
         };
@@ -418,7 +450,7 @@ fn what_is_under_way_is_counted_for_each_worker_though_all_count_exchanges_toget
         let (counters, under_way) = (&chain.0.counters, &chain.0.under_way);
         // Of the one before it, which has not ended.
         counters.opened.add(3);
-        let exchange = chain.passages().open(&nowhere());
+        let exchange = chain.passages().open(&nowhere(), Kind::Request);
         assert_eq!((counters.opened.get(), under_way.get()), (4, 1));
         drop(exchange);
         assert_eq!((counters.ended.get(), under_way.get()), (1, 0));

@@ -16,7 +16,7 @@ use http::{Response, response};
 use rustc_hash::FxBuildHasher;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc;
-use weir_exchange::{BodyStep, Direction, Interests, Origin, Pieces, Step};
+use weir_exchange::{BodyStep, Direction, Interests, Kind, Origin, Pieces, Step};
 use weir_message::{Chain, Exchange, ExchangePart, Notice, StoreRequest, head};
 
 use super::line::{Away, Line, PIECE_MAX};
@@ -167,10 +167,11 @@ fn tell_interests(line: &Line, interests: Interests, before: &mut Option<u32>) {
 }
 
 impl Serving {
-    /// The exchange of this number; a new one if there is none.
-    fn exchange(&self, number: u32, origin: &Origin) -> Exchange {
+    /// The exchange that a message speaks of; a new one if there is none.
+    fn exchange(&self, message: &Message, origin: &Origin) -> Exchange {
         let mut exchanges = self.exchanges.borrow_mut();
-        exchanges.entry(number).or_insert_with(|| self.chain.open(origin)).clone()
+        let open = || self.chain.open(origin, say::kind(message.a));
+        exchanges.entry(message.exchange).or_insert_with(open).clone()
     }
 
     fn told(self: &Rc<Self>, message: Message) -> Result<(), Breach> {
@@ -185,7 +186,7 @@ impl Serving {
                     self.reset(&message, direction);
                     return Ok(());
                 };
-                let exchange = self.exchange(message.exchange, &origin);
+                let exchange = self.exchange(&message, &origin);
                 self.line.run(async move {
                     let mut head = message.bytes.clone();
                     let step = match direction {
@@ -198,7 +199,7 @@ impl Serving {
             }
             say::OPEN | say::OPENED => {
                 let Ok(origin) = head::read_origin(&message.bytes) else { return Ok(()) };
-                let exchange = self.exchange(message.exchange, &origin);
+                let exchange = self.exchange(&message, &origin);
                 if message.kind == say::OPENED {
                     self.line.run(async move {
                         let step = exchange.opened().await;
@@ -239,7 +240,7 @@ impl Serving {
                     self.reset(&message, Direction::Request);
                     return Ok(());
                 };
-                let exchange = self.exchange(message.exchange, &origin);
+                let exchange = self.exchange(&message, &origin);
                 self.parted.borrow_mut().insert(message.exchange, exchange.clone());
                 let parts: Vec<u8> = exchange.parts().into_iter().map(u8::from).collect();
                 self.say(&message, Direction::Request, &exchange, say::PARTED, parts.into());
@@ -268,12 +269,12 @@ impl Serving {
 
     async fn piece(&self, message: &Message, direction: Direction, exchange: &Exchange) {
         let (piece, last) = (message.bytes.clone(), message.a & say::LAST != 0);
-        let step = if message.a & say::DATA != 0 {
-            exchange.data(direction == Direction::Response, piece, last).await
-        } else if direction == Direction::Request {
-            exchange.request_body(piece, last).await
-        } else {
-            exchange.response_body(piece, last).await
+        let step = match (exchange.kind(), direction) {
+            (Kind::Request, Direction::Request) => exchange.request_body(piece, last).await,
+            (Kind::Request, Direction::Response) => exchange.response_body(piece, last).await,
+            (Kind::Connection | Kind::HttpConnection, _) => {
+                exchange.data(direction == Direction::Response, piece, last).await
+            }
         };
         match step {
             BodyStep::Pass(pieces) => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLockReadGuard};
 use http::{Response, StatusCode, request};
 use weir_control::engine::EngineError;
 use weir_exchange::{
-    Chain, ChainFactory, Denied, Environment, Interests, Middleware, Origin, Passage, Pieces,
+    Chain, ChainFactory, Denied, Environment, Interests, Kind, Middleware, Origin, Passage, Pieces,
     Reply, Stage, Step, Upstreams,
 };
 use weir_gateway::{
@@ -89,7 +89,7 @@ impl Middleware for NotDeployed {
         Interests { request_head: true, opened, ..Interests::default() }
     }
 
-    fn open(&self, _: &Origin) -> Rc<dyn Passage> {
+    fn open(&self, _: &Origin, _: Kind) -> Rc<dyn Passage> {
         Rc::new(Refusal)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Full};
-use weir_exchange::Broken;
+use weir_exchange::{Broken, Kind};
 
 use super::*;
 use crate::gateway::RemoteChain;
@@ -37,7 +37,7 @@ type Came = (StatusCode, Result<Bytes, Broken>);
 /// A request visits the only part of a chain, a service, which `worker` is.
 fn visited(worker: fn(&Message) -> Vec<Message>) -> (Came, Option<String>) {
     exercised(true, worker, async |chain: RemoteChain| {
-        let exchange = chain.passages().open(&nowhere());
+        let exchange = chain.passages().open(&nowhere(), Kind::Request);
         let legs = exchange.legs().expect("there may be services");
         let Some(Leg::Service(service)) = legs.leg(0).get().await else { panic!("no service") };
         let request = Request::put("/path").header("host", "a.example").body(full(b"some text"));
@@ -190,7 +190,7 @@ fn what_a_worker_cannot_mean_of_services_ends_it_and_the_request_is_answered() {
                 _ => Vec::new(),
             },
             async |chain: RemoteChain| {
-                let exchange = chain.passages().open(&nowhere());
+                let exchange = chain.passages().open(&nowhere(), Kind::Request);
                 let legs = exchange.legs().expect("there may be services");
                 let Some(Leg::Service(service)) = legs.leg(0).get().await else { panic!("none") };
                 let request = Request::get("/path").body(nothing()).unwrap();
@@ -232,7 +232,7 @@ fn frames_that_nobody_asked_for_and_second_responses_end_it_too() {
                 _ => Vec::new(),
             },
             async |chain: RemoteChain| {
-                let exchange = chain.passages().open(&nowhere());
+                let exchange = chain.passages().open(&nowhere(), Kind::Request);
                 let legs = exchange.legs().expect("there may be services");
                 let Some(Leg::Service(service)) = legs.leg(0).get().await else { panic!("none") };
                 let request = Request::get("/path").body(nothing()).unwrap();
@@ -255,7 +255,7 @@ fn who_gives_up_a_visit_has_the_worker_told() {
             _ => Vec::new(),
         },
         async |chain: RemoteChain| {
-            let exchange = chain.passages().open(&nowhere());
+            let exchange = chain.passages().open(&nowhere(), Kind::Request);
             let legs = exchange.legs().expect("there may be services");
             let Some(Leg::Service(service)) = legs.leg(0).get().await else { panic!("none") };
             let request = Request::get("/path").body(nothing()).unwrap();
