@@ -74,8 +74,8 @@ impl State {
         };
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Order { generation, given: false });
-        // What a new worker is told beside the chain is what is tried.
-        let of_trial = answers.is_empty() && !matches!(order, Order::Begin { .. });
+        // What a new worker is told beside the chain is what is tried, and to forget it.
+        let of_trial = answers.is_empty() && !matches!(order, Order::Begin { .. } | Order::Forget);
         if of_trial && !matches!(reply, Reply::Staged(_) | Reply::Done) {
             return self.trial_is_over(&reply);
         }

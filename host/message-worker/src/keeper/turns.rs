@@ -732,5 +732,11 @@ mod tests {
         let News { function, version, kind, message, .. } = heard.try_recv().unwrap();
         assert_eq!((&*function, &*version, &*kind), ("f", "2", TRIAL));
         assert!(message.ends_with("cannot go on with it: no memory"), "{message}");
+        // It does not even forget it: it is asked once.
+        let live = keeper.live.as_mut().unwrap();
+        let forget = live.next.pop_front().unwrap();
+        live.ordered = Some((forget, Vec::new(), Instant::now()));
+        keeper.replied(Reply::Refused("no".into()));
+        assert!(keeper.live.as_ref().unwrap().next.is_empty() && heard.try_recv().is_err());
     }
 }

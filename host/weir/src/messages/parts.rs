@@ -30,36 +30,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub(super) struct Tallies {
     pub(super) chain: Arc<ChainCounters>,
-    functions: Arc<Mutex<Tallied>>,
+    functions: Arc<ByName<FunctionCounters>>,
+    telemetries: Arc<ByName<Telemetry>>,
 }
 
 /// By the functions' names in the chain.
-#[derive(Default)]
-struct Tallied {
-    functions: BTreeMap<String, Arc<FunctionCounters>>,
-    telemetries: BTreeMap<String, Arc<Telemetry>>,
-}
+type ByName<T> = Mutex<BTreeMap<String, Arc<T>>>;
 
 impl Tallies {
-    fn all(&self) -> MutexGuard<'_, Tallied> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn telemetries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Telemetry>>> {
+        self.telemetries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is counted, for instances that have no gauges yet.
+    fn without_gauges(&self) -> Self {
+        Self { telemetries: Arc::default(), ..self.clone() }
     }
 
     /// A function's counters.
     pub(super) fn function(&self, label: &str) -> Arc<FunctionCounters> {
-        Arc::clone(self.all().functions.entry(label.to_owned()).or_default())
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(functions.entry(label.to_owned()).or_default())
     }
 
     /// A function's log and counters, which are those of all parts (`shared`), with the gauges that it has here.
     pub(super) fn telemetry(&self, label: &str, shared: &Telemetry) -> Arc<Telemetry> {
-        let mut all = self.all();
-        let here = all.telemetries.entry(label.to_owned());
+        let mut telemetries = self.telemetries();
+        let here = telemetries.entry(label.to_owned());
         Arc::clone(here.or_insert_with(|| Arc::new(shared.beside())))
     }
 
     /// The functions' instances are gone, and with them what gauges told of.
     pub(super) fn forget_gauges(&self) {
-        self.all().telemetries.values().for_each(|telemetry| telemetry.forget_gauges());
+        self.telemetries().values().for_each(|telemetry| telemetry.forget_gauges());
     }
 }
 
@@ -132,9 +135,12 @@ impl Part {
         self.tallies.telemetry(label, shared)
     }
 
-    /// What is counted on it; whoever takes its place counts on.
+    /// What is counted on it; whoever takes its place counts on. What instances in a process told by gauges ends with that.
     pub(super) fn tallies(&self) -> Tallies {
-        self.tallies.clone()
+        match &self.place {
+            Place::Thread { .. } => self.tallies.clone(),
+            Place::Process(_) => self.tallies.without_gauges(),
+        }
     }
 
     /// State regions that whoever takes its place goes on with. Those of a process are not handed over: it ends when its exchanges have
@@ -477,7 +483,29 @@ impl Drop for MadeReady {
 mod tests {
     use std::cell::Cell;
 
-    use super::each_or_none;
+    use std::sync::Arc;
+
+    use weir_sandbox::{Said, Telemetry};
+
+    use super::{Tallies, each_or_none};
+
+    #[test]
+    fn what_is_counted_goes_on_and_gauges_end_with_their_instances() {
+        let (tallies, shared) = (Tallies::default(), Telemetry::default());
+        let says = |gauge| {
+            let (counters, gauges) = ([("counted".into(), 1)].into(), [("g".into(), gauge)].into());
+            let said = Said { counters, gauges, ..Said::default() };
+            tallies.telemetry("f", &shared).absorb(said);
+        };
+        says(1.0);
+        let after = tallies.without_gauges();
+        let telemetry = after.telemetry("f", &shared);
+        // Those of before say something to the last.
+        says(2.0);
+        assert_eq!((telemetry.counters()["counted"], telemetry.gauges().len()), (2, 0));
+        assert_eq!(tallies.telemetry("f", &shared).gauges()["g"], 2.0);
+        assert!(Arc::ptr_eq(&tallies.function("f"), &after.function("f")));
+    }
 
     #[test]
     fn what_one_refuses_is_undone_with_those_before_it() {
