@@ -264,12 +264,12 @@ async fn travel(
         None => Box::new(Nothing),
     };
     let (client, site, version) = (Rc::clone(client), Rc::clone(site), parts.version);
-    let asked_last = finish.travels();
-    let journey = Journey { client, site, legs, asked, version, asked_last };
+    let trail = finish.travels();
+    let journey = Journey { client, site, legs, asked, version, trail };
     let passing = Passing { parts, body, length, upstream: journey.client.chosen(&journey.site) };
     match Rc::new(journey).pass(0, passing).await {
         Ok((parts, flow)) => {
-            if finish.travels().get().is_none() {
+            if finish.travels().asked_last.get().is_none() {
                 finish.whole_is(Ended::Answered);
             }
             let bodiless = rules::bodiless(&method, parts.status);

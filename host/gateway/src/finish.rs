@@ -47,6 +47,22 @@ impl Drop for Visit {
     }
 }
 
+/// What an exchange leaves behind on a way through services.
+#[derive(Default)]
+pub(crate) struct Trail {
+    /// The upstream that was asked last.
+    pub(crate) asked_last: Cell<Option<usize>>,
+    /// The first thing that went wrong.
+    failure: Cell<Option<Failure>>,
+}
+
+impl Trail {
+    /// Something went wrong, whatever a service makes of that.
+    pub(crate) fn failed(&self, failure: Failure) {
+        self.failure.set(self.failure.get().or(Some(failure)));
+    }
+}
+
 /// What is said of an exchange that failed.
 #[derive(Default)]
 struct Asked {
@@ -66,8 +82,8 @@ pub(crate) struct Finish {
     pub(crate) pulse: Rc<Pulse>,
     pub(crate) exchange: Option<Exchange>,
     visit: Visit,
-    /// The upstream that was asked last on a way through services.
-    asked_last: Option<Rc<Cell<Option<usize>>>>,
+    /// Of a way through services.
+    trail: Option<Rc<Trail>>,
     began: Instant,
     head: Option<Duration>,
     how: Ended,
@@ -100,7 +116,7 @@ impl Finish {
             pulse,
             exchange: None,
             visit: Visit::default(),
-            asked_last: None,
+            trail: None,
             began,
             head: None,
             how,
@@ -169,9 +185,9 @@ impl Finish {
         self.visit.at(upstream);
     }
 
-    /// It goes through services: which upstream was asked last is said there.
-    pub(crate) fn travels(&mut self) -> Rc<Cell<Option<usize>>> {
-        Rc::clone(self.asked_last.get_or_insert_default())
+    /// It goes through services.
+    pub(crate) fn travels(&mut self) -> Rc<Trail> {
+        Rc::clone(self.trail.get_or_insert_default())
     }
 
     /// A response's head leaves.
@@ -261,8 +277,8 @@ impl Finish {
     }
 
     /// Writes down that it is over.
-    fn record(&self, records: &Records, upstream: Option<usize>) {
-        let Asked { client: Some(client), request, noted, status, failure } = &self.asked else {
+    fn record(&self, records: &Records, upstream: Option<usize>, failure: Option<Failure>) {
+        let Asked { client: Some(client), request, noted, status, .. } = &self.asked else {
             return;
         };
         let upstreams = &self.site.plan.config.upstreams;
@@ -290,7 +306,7 @@ impl Finish {
                 None => upstream.and_then(|at| Some(upstreams.get(at)?.address.to_string())),
             },
             ended: record::ended(self.how),
-            failure: failure.get().map(Failure::name),
+            failure: failure.map(Failure::name),
         });
     }
 
@@ -325,7 +341,7 @@ impl Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         let visited = self.visit.0.as_ref().map(|upstream| upstream.index);
-        let upstream = visited.or_else(|| self.asked_last.as_ref()?.get());
+        let upstream = visited.or_else(|| self.trail.as_ref()?.asked_last.get());
         self.site.counters.active.sub(1);
         self.pulse.active.set(self.pulse.active.get() - 1);
         self.pulse.quiet_since.set(Instant::now());
@@ -343,11 +359,13 @@ impl Drop for Finish {
             let slow = self.slow || self.pulse.stalled.get();
             self.failed(if slow { Failure::ClientSlow } else { Failure::ClientGone });
         }
-        if let Some(failure) = self.asked.failure.get() {
+        let on_its_way = self.trail.as_ref().and_then(|trail| trail.failure.get());
+        let failure = on_its_way.or(self.asked.failure.get());
+        if let Some(failure) = failure {
             self.tell(failure);
         }
         if let Some(records) = &self.site.records {
-            self.record(records, upstream);
+            self.record(records, upstream, failure);
         }
         self.visit.leave();
         if let Some(exchange) = self.exchange.take() {

@@ -4,7 +4,6 @@
 //! as in `exchange`; a service is handed the request, and the legs behind it are to it what a server is to a client. Must not
 //! know: what a service is.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,7 +24,7 @@ use crate::client::Client;
 use crate::exchange::{answer_response, status_response};
 use crate::fault::Fault;
 use crate::filter::{Answer, Filtered};
-use crate::finish::Visit;
+use crate::finish::{Trail, Visit};
 use crate::flow::{BoxFlow, Flow, Nothing, from_afar, hand_over};
 use crate::forward::{self, Forwarding};
 use crate::link::Unanswered;
@@ -55,8 +54,7 @@ pub(crate) struct Journey {
     pub(crate) legs: Rc<dyn Legs>,
     pub(crate) asked: Asked,
     pub(crate) version: Version,
-    /// The upstream that was asked last.
-    pub(crate) asked_last: Rc<Cell<Option<usize>>>,
+    pub(crate) trail: Rc<Trail>,
 }
 
 /// A request between two legs.
@@ -96,7 +94,7 @@ impl Journey {
 
     /// Through functions that are told of events.
     async fn show(self: Rc<Self>, place: usize, exchange: Exchange, passing: Passing) -> Arrived {
-        let mut ending = Ending::new(exchange.clone(), place > 0, Rc::clone(&self.asked_last));
+        let mut ending = Ending::new(exchange.clone(), place > 0, Rc::clone(&self.trail));
         let Passing { mut parts, mut body, mut length, mut upstream } = passing;
         match exchange.request_head(&mut parts, length).get().await {
             Step::Continue => (),
@@ -201,7 +199,7 @@ impl Journey {
                 }
                 Err(why) => return Err(self.unanswered(&why)),
             };
-        self.asked_last.set(Some(upstream.index));
+        self.trail.asked_last.set(Some(upstream.index));
         let (mut parts, incoming) = answered.response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.unanswered(&Unanswered::NotHttp));
@@ -220,8 +218,14 @@ impl Journey {
 
     fn unanswered(&self, why: &Unanswered) -> Stop {
         let (failure, status) = why.told();
-        self.site.counters.failures.count(failure);
+        self.failed(failure);
         failed(status)
+    }
+
+    /// Something went wrong.
+    fn failed(&self, failure: Failure) {
+        self.site.counters.failures.count(failure);
+        self.trail.failed(failure);
     }
 
     /// What becomes of an exchange one of whose bodies ended before its time.
@@ -234,7 +238,7 @@ impl Journey {
             Fault::Upstream => return self.unanswered(&Unanswered::Reset),
             Fault::UpstreamSlow => return self.unanswered(&Unanswered::Slow),
         };
-        self.site.counters.failures.count(failure);
+        self.failed(failure);
         Stop::Status(status)
     }
 }
@@ -354,19 +358,19 @@ struct Ending {
     how: Ended,
     /// How it ends if all of the response is delivered, whoever made it.
     whole: Ended,
-    upstream: Rc<Cell<Option<usize>>>,
+    trail: Rc<Trail>,
     began: Instant,
     head: Option<Duration>,
 }
 
 impl Ending {
-    fn new(exchange: Exchange, tells: bool, upstream: Rc<Cell<Option<usize>>>) -> Self {
+    fn new(exchange: Exchange, tells: bool, trail: Rc<Trail>) -> Self {
         Self {
             exchange,
             tells,
             how: Ended::ClientGone,
             whole: Ended::Delivered,
-            upstream,
+            trail,
             began: Instant::now(),
             head: None,
         }
@@ -399,7 +403,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         if self.tells {
             let time = self.head.unwrap_or_else(|| self.began.elapsed());
-            self.exchange.end(self.how, self.upstream.get(), time);
+            self.exchange.end(self.how, self.trail.asked_last.get(), time);
         }
     }
 }

@@ -417,6 +417,7 @@ fn who_goes_away_or_fails_behind_it_is_not_its_fault(mode: &str) {
     let (status, text) = curl(&[&format!("{web}/there")]);
     assert!(status == 502 && text.contains("DestinationUnavailable"), "{text}");
     assert_eq!(probe(&host)["faults"], 0);
+    host.wait_for("it is said", |host| host.log().contains("connect: GET /there of 127.0.0.1:"));
 }
 
 fn five_faults_are_a_quarantine_and_fail_open_passes_it_by(mode: &str) {
