@@ -630,6 +630,26 @@ fn connections_go_past_functions_that_are_out_of_order_only_if_these_fail_open()
 }
 
 #[test]
+fn an_exchange_knows_that_its_version_was_replaced() {
+    run(|| async {
+        let rig = door(OPENED, "(i64.const 0)", OnFault::FailClosed);
+        let open = || rig.chain.passages().open(&origin(1), Kind::HttpConnection);
+        let old = open();
+        assert!(!old.is_outdated());
+        let stage = || {
+            let plan = function("one", "/one");
+            rig.site.stage_function("test", &rig.chain.names(), 1, plan, None).unwrap()
+        };
+        rig.chain.swap(stage()).unwrap();
+        let new = open();
+        assert!(old.is_outdated() && !new.is_outdated());
+        rig.chain.begin_canary(stage(), 1, Arc::default()).unwrap();
+        assert!(new.is_outdated() && !open().is_outdated());
+        assert_eq!(rig.chain.replaced_versions(), 2);
+    });
+}
+
+#[test]
 fn a_fault_in_a_body_is_answered_before_the_upstream_sees_an_end() {
     run(|| async {
         let rig = Rig::new(&["one", "two"]);

@@ -327,6 +327,11 @@ pub trait Passage {
         false
     }
 
+    /// See [`Exchange::is_outdated`].
+    fn is_outdated(&self) -> bool {
+        false
+    }
+
     /// See [`Exchange::end`].
     fn end(&self, _how: Ended, _upstream: Option<usize>, _time: Duration) {}
 }
@@ -438,6 +443,12 @@ impl Exchange {
     #[must_use]
     pub fn done(&self, from: Direction) -> bool {
         self.0.done(from)
+    }
+
+    /// Whether new exchanges get another version of the chain than this one.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.0.is_outdated()
     }
 
     /// It is over. `time`: until the response's head, or of the whole connection.

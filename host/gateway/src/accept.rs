@@ -83,7 +83,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         return tcp::serve(listener, stream, pulse, origin, admission).await;
     }
     let watched = Watched::open(&site, &origin);
-    let mut watched = match unless_killed(&listener, &admission, watched).await {
+    let watched = match unless_killed(&listener, &admission, watched).await {
         None => return,
         Some(Ok(watched)) => watched,
         Some(Err(how)) => {
@@ -125,14 +125,16 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         requests: Cell::new(0),
         spent: Cell::new(false),
         upgraded: RefCell::new(None),
-        upstream: watched.as_ref().and_then(|watched| watched.upstream(&site)),
+        upstream: watched.as_ref().and_then(Watched::upstream),
+        watched: RefCell::new(watched),
     });
     let how = if http2 {
-        client.http2(stream, admission).await
+        Rc::clone(&client).http2(stream, admission).await
     } else {
-        client.http1(stream, admission).await
+        Rc::clone(&client).http1(stream, admission).await
     };
-    if let Some(watched) = &mut watched {
+    // A service may go on with a request of it.
+    if let Some(watched) = client.watched.take() {
         watched.ends(how);
     }
 }

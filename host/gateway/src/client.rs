@@ -30,6 +30,7 @@ use crate::stream::{Pulse, Stream};
 use crate::stream_body::StreamBodies;
 use crate::timer::Deadline;
 use crate::upgrade::Upgraded;
+use crate::watched::Watched;
 
 /// A connection that the gateway ends is read from for so long, lest the kernel's reset overtake the response.
 const LINGER: Duration = Duration::from_secs(1);
@@ -49,12 +50,14 @@ pub(crate) struct Client {
     pub(crate) forwarded: Forwarded,
     /// Requests so far.
     pub(crate) requests: Cell<u64>,
-    /// There have been as many as may be.
+    /// There is to be none any more.
     pub(crate) spent: Cell<bool>,
     /// What the connection is to become after the response that is being sent.
     pub(crate) upgraded: RefCell<Option<Upgraded>>,
     /// Where requests go that no function sends elsewhere, if a function for connections said so.
     pub(crate) upstream: Option<Target>,
+    /// What functions for connections know of it.
+    pub(crate) watched: RefCell<Option<Watched>>,
 }
 
 /// Why the task stops driving the connection.
@@ -89,6 +92,11 @@ impl Client {
         let chosen = self.upstream.as_ref()?;
         let place = site.plan.config.upstreams.iter().position(|u| u.address == *chosen);
         place.map(Choice::preferred)
+    }
+
+    /// Whether it ends with the next response, because functions for connections know of it that new ones do not get.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.watched.borrow().as_ref().is_some_and(|watched| watched.is_outdated(&self.listener))
     }
 
     /// Whether the connection is to be ended now, or has been silent for too long.

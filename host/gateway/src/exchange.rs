@@ -103,6 +103,10 @@ pub(crate) async fn handle(
             return Err(Fault::Reset);
         }
     };
+    if client.is_outdated() {
+        close = true;
+        client.spent.set(true);
+    }
     if let Some(HeadTooLarge(of)) = parts.extensions.remove() {
         finish.head_too_large(of);
     }

@@ -1,16 +1,22 @@
 //! A connection that carries requests, as functions for connections see it: it is opened, and it ends. Its bytes are requests', and are
 //! not shown.
+//!
+//! It has the version of the chain by which it was opened, which has memory of its own when it runs no more; so it ends with its next
+//! response then.
+
+use std::rc::Rc;
 
 use tokio::time::Instant;
 
 use crate::chain::{Denied, Direction, Ended, Exchange, Kind, Origin, Step};
 use crate::config::Target;
-use crate::listener::Site;
+use crate::listener::{Listener, Site};
 use crate::statistics::Failure;
 
 /// A connection that the chain knows of. Its end is told when this is dropped; until something else is said, that means that the client
 /// went.
 pub(crate) struct Watched {
+    site: Rc<Site>,
     exchange: Exchange,
     began: Instant,
     how: Ended,
@@ -21,14 +27,14 @@ impl Watched {
     ///
     /// # Errors
     /// A function refuses it, and so it ends like this.
-    pub(crate) async fn open(site: &Site, origin: &Origin) -> Result<Option<Self>, Ended> {
+    pub(crate) async fn open(site: &Rc<Site>, origin: &Origin) -> Result<Option<Self>, Ended> {
         let Some(chain) = &site.chain else { return Ok(None) };
         let interests = chain.interests();
         if !interests.opened && !interests.data {
             return Ok(None);
         }
         let (exchange, began) = (chain.open(origin, Kind::HttpConnection), Instant::now());
-        let mut watched = Self { exchange, began, how: Ended::ClientGone };
+        let watched = Self { site: Rc::clone(site), exchange, began, how: Ended::ClientGone };
         let mut refused = refusal(&watched.exchange.opened().get().await);
         // Who decides by bytes, or changes them, would never be asked.
         let waits = |way| !watched.exchange.done(way);
@@ -42,13 +48,18 @@ impl Watched {
     }
 
     /// Where its requests go that no function sends elsewhere, if a function said so.
-    pub(crate) fn upstream(&self, site: &Site) -> Option<Target> {
-        let chosen = site.plan.config.upstreams.get(self.exchange.upstream()?)?;
+    pub(crate) fn upstream(&self) -> Option<Target> {
+        let chosen = self.site.plan.config.upstreams.get(self.exchange.upstream()?)?;
         Some(chosen.address.clone())
     }
 
-    /// How it ends.
-    pub(crate) fn ends(&mut self, how: Ended) {
+    /// Whether connections that come now are shown to another version of the chain, or by another configuration of the listener.
+    pub(crate) fn is_outdated(&self, listener: &Listener) -> bool {
+        !Rc::ptr_eq(&self.site, &listener.site()) || self.exchange.is_outdated()
+    }
+
+    /// It has ended like this.
+    pub(crate) fn ends(mut self, how: Ended) {
         self.how = how;
     }
 }

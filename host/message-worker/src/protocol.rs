@@ -48,8 +48,8 @@ pub(crate) const CALL: u8 = 103;
 pub(crate) const CALL_PIECE: u8 = 104;
 /// Worker: something for the store. `a`: which; `b`: bytes of the key; `c`: milliseconds that it lives, 0 for no end.
 pub(crate) const STORE: u8 = 105;
-/// Worker: events that the chain wants now. `a`: bits.
-pub(crate) const INTERESTS: u8 = 106;
+/// Worker: the chain as it is now. `a`: events that it wants, in bits; `b`: how many versions of it were replaced.
+pub(crate) const CHAIN: u8 = 106;
 /// Worker: it is there.
 pub(crate) const HERE: u8 = 107;
 /// Worker: a service's response; the exchange is the visit. `a`: [`denied`]; `c`: as above.

@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     site: Site,
     name: String,
     version: RefCell<Rc<Version>>,
+    /// How many versions were replaced.
+    replaced_versions: Cell<u32>,
     interests: Cell<Interests>,
     environment: Rc<dyn Environment>,
     notices: Box<dyn Fn(Notice)>,
@@ -114,6 +116,7 @@ impl Chain {
         let chain = Self(Rc::new(Inner {
             interests: Cell::new(version.interests()),
             version: RefCell::new(Rc::clone(&version)),
+            replaced_versions: Cell::default(),
             site,
             name,
             environment,
@@ -167,6 +170,17 @@ impl Chain {
             chosen
         });
         Exchange::new(self.clone(), version, number, (origin, kind), canary)
+    }
+
+    /// How many versions of it were replaced: by swaps, and by trials that began, changed or ended.
+    #[must_use]
+    pub fn replaced_versions(&self) -> u32 {
+        self.0.replaced_versions.get()
+    }
+
+    /// Whether new exchanges get this version.
+    pub(crate) fn runs(&self, version: &Rc<Version>) -> bool {
+        Rc::ptr_eq(&self.0.version.borrow(), version)
     }
 
     /// The chain, for what must not keep it.

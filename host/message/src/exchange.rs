@@ -270,6 +270,10 @@ impl Passage for Inner {
         self.flows[direction as usize].holds().1 == 0 && !order.iter().any(asked)
     }
 
+    fn is_outdated(&self) -> bool {
+        !self.chain.runs(&self.version)
+    }
+
     fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
         if self.end.get().is_none() {
             self.end.set(Some((how, upstream, time)));

@@ -80,7 +80,7 @@ fn a_response_that_breaks_off_is_a_stream_that_is_reset_behind_what_came() {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -494,7 +494,7 @@ fn heads_have_no_more_fields_than_the_limit() {
 }
 
 /// A client's side of HTTP/2, driven until the gateway ends the connection.
-async fn client(
+pub(crate) async fn client(
     address: std::net::SocketAddr,
 ) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -502,7 +502,7 @@ async fn client(
     (client.ready().await.unwrap(), tokio::spawn(connection))
 }
 
-fn get(path: &str) -> Request<()> {
+pub(crate) fn get(path: &str) -> Request<()> {
     Request::get(format!("http://a{path}")).body(()).unwrap()
 }
 

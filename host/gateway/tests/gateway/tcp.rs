@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use crate::http2::{client, get, runtime};
 use crate::support::{self, Server, connect, gateway_with, read_all, say_all, until};
 use bytes::Bytes;
 use socket2::SockRef;
@@ -14,7 +16,9 @@ use weir_exchange::{
     BodyStep, Chain, ChainFactory, Denied, Direction, Ended, Interests, Kind, Middleware, Origin,
     Passage, Pieces, Reply, Stage, Step, Upstreams,
 };
-use weir_gateway::{Failure, ListenerConfig, Prefix, Protocol, ProxyHeader};
+use weir_gateway::{
+    Failure, Gateway, GatewayConfig, ListenerConfig, Prefix, Protocol, ProxyHeader,
+};
 
 /// Reads all, then answers with its length and the bytes.
 fn patient() -> Server {
@@ -279,18 +283,29 @@ fn a_connection_that_breaks_is_counted_as_the_failure_of_who_broke_it() {
 struct Doorman {
     ended: Mutex<mpsc::Sender<Ended>>,
     wants: Interests,
+    /// There is another version of it.
+    outdated: Arc<AtomicBool>,
+}
+
+impl Doorman {
+    fn new(wants: Interests) -> (Self, mpsc::Receiver<Ended>) {
+        let (sender, ended) = mpsc::channel();
+        (Self { ended: Mutex::new(sender), wants, outdated: Arc::default() }, ended)
+    }
 }
 
 impl ChainFactory for Doorman {
     fn stage(&self, _thread: usize, _upstreams: Arc<dyn Upstreams>) -> Result<Stage, String> {
         let (ended, wants) = (self.ended.lock().unwrap().clone(), self.wants);
-        Ok(Box::new(move |_| Ok(Chain::native(Rc::new(Door { ended, wants })))))
+        let outdated = Arc::clone(&self.outdated);
+        Ok(Box::new(move |_| Ok(Chain::native(Rc::new(Door { ended, wants, outdated })))))
     }
 }
 
 struct Door {
     ended: mpsc::Sender<Ended>,
     wants: Interests,
+    outdated: Arc<AtomicBool>,
 }
 
 impl Middleware for Door {
@@ -300,7 +315,8 @@ impl Middleware for Door {
 
     fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage> {
         let client = origin.client.ip().to_string();
-        Rc::new(Visitor { client, kind, asked: Cell::default(), ended: self.ended.clone() })
+        let (ended, outdated) = (self.ended.clone(), Arc::clone(&self.outdated));
+        Rc::new(Visitor { client, kind, asked: Cell::default(), ended, outdated })
     }
 }
 
@@ -309,6 +325,7 @@ struct Visitor {
     kind: Kind,
     asked: Cell<bool>,
     ended: mpsc::Sender<Ended>,
+    outdated: Arc<AtomicBool>,
 }
 
 impl Passage for Visitor {
@@ -324,6 +341,10 @@ impl Passage for Visitor {
 
     fn done(&self, _from: Direction) -> bool {
         self.client != "192.0.2.3"
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::SeqCst)
     }
 
     fn end(&self, how: Ended, _upstream: Option<usize>, _time: Duration) {
@@ -345,11 +366,11 @@ fn connections_that_carry_requests_are_opened_once_and_end_once() {
 }
 
 fn opened_once_and_ended_once(upstreams: [SocketAddr; 2], wants: Interests) {
-    let (sender, ended) = mpsc::channel();
+    let (doorman, ended) = Doorman::new(wants);
     let (gateway, address) = gateway_with(&upstreams, |config| {
         config.upstreams[1].weight = 0;
         config.proxy_protocol = true;
-        config.chain = Some(Arc::new(Doorman { ended: Mutex::new(sender), wants }));
+        config.chain = Some(Arc::new(doorman));
     });
     let from = |client: &str| {
         let mut stream = connect(address);
@@ -377,6 +398,62 @@ fn opened_once_and_ended_once(upstreams: [SocketAddr; 2], wants: Interests) {
     }
     let statistics = &gateway.statistics().listeners[0];
     assert_eq!((statistics.requests, statistics.failed(Failure::Function)), (4, 2));
+}
+
+/// Who has an old version of a chain keeps its memory.
+#[test]
+fn connections_of_a_version_that_was_replaced_end_with_their_next_response() {
+    let server = Server::says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none");
+    let (doorman, ended) = Doorman::new(Interests { opened: true, ..Interests::default() });
+    let (outdated, doorman) = (Arc::clone(&doorman.outdated), Arc::new(doorman));
+    let config = || {
+        let chain: Arc<dyn ChainFactory> = Arc::clone(&doorman) as _;
+        support::listener(&[server.address], |config| config.chain = Some(chain))
+    };
+    let gateway = Gateway::start(GatewayConfig::default()).unwrap();
+    gateway.set(config()).unwrap();
+    let address = gateway.addresses("test")[0];
+    let how = || ended.recv_timeout(Duration::from_secs(20)).unwrap();
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let answer = support::read_response(stream);
+        assert!(answer.ends_with("one"), "{answer}");
+        answer.contains("connection: close")
+    };
+    // By a swap, and by another configuration of the listener.
+    let ways: [&dyn Fn(); 2] =
+        [&|| outdated.store(true, Ordering::SeqCst), &|| gateway.set(config()).unwrap()];
+    for replace in ways {
+        outdated.store(false, Ordering::SeqCst);
+        let mut stream = connect(address);
+        assert!(!ask(&mut stream) && !ask(&mut stream));
+        let mut idle = connect(address);
+        assert!(!ask(&mut idle));
+        replace();
+        assert!(ask(&mut stream));
+        assert_eq!(read_all(&mut stream), "");
+        assert_eq!(how(), Ended::Delivered);
+        // Whose request may be on its way.
+        assert!(ended.try_recv().is_err());
+        assert!(ask(&mut idle));
+        assert_eq!(how(), Ended::Delivered);
+
+        outdated.store(false, Ordering::SeqCst);
+        runtime().block_on(async {
+            let (mut client, connection) = client(address).await;
+            let mut ask = async || {
+                let (response, _) = client.send_request(get("/"), true).unwrap();
+                assert_eq!(response.await.unwrap().status(), 200);
+            };
+            ask().await;
+            replace();
+            assert!(!connection.is_finished());
+            ask().await;
+            tokio::time::timeout(support::LONG, connection).await.unwrap().unwrap().unwrap();
+        });
+        assert_eq!(how(), Ended::Delivered);
+    }
+    assert_eq!(gateway.statistics().listeners[0].failures.iter().sum::<u64>(), 0);
 }
 
 /// Looks at what the client says first, and at nothing after that.

@@ -117,6 +117,7 @@ impl RemoteExchange {
                     .send(generation, Message { exchange, kind, a, bytes, ..Message::default() })?;
             }
             if let Some(live) = inner.live.borrow_mut().as_mut() {
+                slot.replaced.set(live.replaced);
                 live.lane.tell_upstreams(&*inner.upstreams, &mut live.upstreams);
             }
         }
@@ -331,6 +332,13 @@ impl Passage for RemoteExchange {
 
     fn done(&self, from: Direction) -> bool {
         self.slot.done[from as usize].get()
+    }
+
+    fn is_outdated(&self) -> bool {
+        let Some(generation) = self.slot.generation.get() else { return false };
+        let known = (generation, self.slot.replaced.get());
+        let live = self.inner.live.borrow();
+        live.as_ref().is_none_or(|live| (live.generation, live.replaced) != known)
     }
 
     fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {

@@ -150,8 +150,10 @@ struct Live {
     end: AsyncEnd,
     lane: Lane,
     generation: u64,
-    /// It has said what its chain wants: before that, nobody gets through.
+    /// It has said how its chain is: before that, nobody gets through.
     ready: bool,
+    /// How many versions of its chain were replaced.
+    replaced: u32,
     /// It has an order.
     ordered: bool,
     /// Messages of it so far.
@@ -167,6 +169,8 @@ struct Slot {
     number: u32,
     /// The worker that knows it.
     generation: Cell<Option<u64>>,
+    /// How many versions of the chain were replaced when it got to know it.
+    replaced: Cell<u32>,
     waits: [RefCell<Option<Wait>>; 2],
     events: Cell<u32>,
     upstream: Cell<Option<usize>>,
@@ -358,11 +362,13 @@ impl Inner {
                 };
                 let (upstreams, call) = (Vec::new(), None);
                 let (ready, ordered, heard, watch) = (false, false, 0, Watch::default());
+                let replaced = 0;
                 *self.live.borrow_mut() = Some(Live {
                     end,
                     lane,
                     generation,
                     ready,
+                    replaced,
                     ordered,
                     heard,
                     watch,
@@ -550,10 +556,10 @@ impl Inner {
             }
             say::FRAME | say::MORE | say::UNWANTED => self.streams.told(message, sent),
             say::HERE => Ok(()),
-            say::INTERESTS => {
+            say::CHAIN => {
                 self.interests.set(say::interests(message.a));
                 if let Some(live) = self.live.borrow_mut().as_mut() {
-                    live.ready = true;
+                    (live.ready, live.replaced) = (true, message.b);
                 }
                 // Whoever waited has been told, or waits no more.
                 let _ = self.ready.try_send(());
@@ -627,6 +633,7 @@ impl Inner {
         let slot = Rc::new(Slot {
             number,
             generation: Cell::new(None),
+            replaced: Cell::new(0),
             waits: Default::default(),
             events: Cell::new(0),
             upstream: Cell::new(None),

@@ -99,6 +99,37 @@ fn connections_go_on_without_a_worker_only_if_all_functions_fail_open() {
     assert!(matches!(step, Step::Continue) && done == [true; 2], "{step:?} {done:?}");
 }
 
+#[test]
+fn what_an_exchange_was_opened_with_is_outdated_when_its_worker_has_another_version_or_is_gone() {
+    let worker = |message: &Message| match message.kind {
+        say::OPENED => vec![step(message, say::CONTINUE)],
+        // A swap before it.
+        say::REQUEST_HEAD => {
+            let chain = Message { kind: say::CHAIN, a: 1, b: 1, ..Message::default() };
+            vec![chain, step(message, say::CONTINUE)]
+        }
+        _ => Vec::new(),
+    };
+    let ((), kill) = exercised(false, worker, async |chain: RemoteChain| {
+        let open = async || {
+            let exchange = chain.passages().open(&nowhere(), Kind::HttpConnection);
+            assert!(!exchange.is_outdated(), "nobody knows it yet");
+            assert!(matches!(exchange.opened().get().await, Step::Continue));
+            assert!(!exchange.is_outdated());
+            exchange
+        };
+        let old = open().await;
+        let request = chain.passages().open(&nowhere(), Kind::Request);
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        request.request_head(&mut parts, Some(0)).get().await;
+        assert!(old.is_outdated());
+        let new = open().await;
+        chain.0.lost(Some(1));
+        assert!(new.is_outdated());
+    });
+    assert_eq!(kill, None);
+}
+
 /// Sends a request's head, and has `worker` answer its event as it likes: the step, and why the worker was ended.
 fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, Option<String>) {
     exercised(false, worker, async |chain: RemoteChain| {
@@ -191,7 +222,7 @@ fn kept<T>(
     std::thread::spawn(move || {
         let mut end = socket.open();
         let mut lane = Lane::new(Memory::open("test", other).unwrap(), Side::Worker).unwrap();
-        let interests = Message { kind: say::INTERESTS, a: 1, ..Message::default() };
+        let interests = Message { kind: say::CHAIN, a: 1, ..Message::default() };
         lane.send(&mut end, interests).unwrap();
         worker(lane, end);
     });

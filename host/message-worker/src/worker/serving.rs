@@ -16,7 +16,7 @@ use http::{Response, response};
 use rustc_hash::FxBuildHasher;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::mpsc;
-use weir_exchange::{BodyStep, Direction, Interests, Kind, Origin, Pieces, Step};
+use weir_exchange::{BodyStep, Direction, Kind, Origin, Pieces, Step};
 use weir_message::{Chain, Exchange, ExchangePart, Notice, StoreRequest, head};
 
 use super::line::{Away, Line, PIECE_MAX};
@@ -72,8 +72,8 @@ pub(super) fn run(
         }
     }));
     // What the chain wants is said before anybody is told that it is ready.
-    let mut wanted = None;
-    tell_interests(line, chain.interests(), &mut wanted);
+    let mut told = None;
+    tell_chain(line, &chain, &mut told);
     let of_thread = Arc::clone(control);
     let started = std::thread::Builder::new().name("weir-orders".into()).spawn(move || {
         of_thread.say(&FromWorker::Reply(Reply::Staged(kept)));
@@ -118,7 +118,7 @@ pub(super) fn run(
                 _ => {}
             }
         }
-        tell_interests(line, serving.chain.interests(), &mut wanted);
+        tell_chain(line, &serving.chain, &mut told);
         if let Some(breach) = line.broken.get() {
             return Err(breach.to_string());
         }
@@ -159,10 +159,11 @@ fn sleep(line: &Line) -> Result<(), String> {
     Ok(())
 }
 
-fn tell_interests(line: &Line, interests: Interests, before: &mut Option<u32>) {
-    let bits = say::bits(interests);
-    if before.replace(bits) != Some(bits) {
-        line.send(Message { kind: say::INTERESTS, a: bits, ..Message::default() });
+/// Says how the chain is, if that is not what was said `before`.
+fn tell_chain(line: &Line, chain: &Chain, before: &mut Option<(u32, u32)>) {
+    let (a, b) = (say::bits(chain.interests()), chain.replaced_versions());
+    if before.replace((a, b)) != Some((a, b)) {
+        line.send(Message { kind: say::CHAIN, a, b, ..Message::default() });
     }
 }
 

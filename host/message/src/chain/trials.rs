@@ -226,6 +226,7 @@ impl Chain {
         // With the next event, the clock of deadlines is the new version's.
         self.0.ticking.borrow_mut().take();
         let before = self.0.version.replace(Rc::new(version));
+        self.0.replaced_versions.set(self.replaced_versions().wrapping_add(1));
         let now = self.0.version.borrow();
         let goes = |function: &&Rc<Function>| !now.all().any(|other| Rc::ptr_eq(function, other));
         before.all().filter(goes).for_each(|function| function.runs(false));

@@ -3,6 +3,7 @@
 mod author;
 mod bodies;
 mod commands;
+mod connections;
 mod crash;
 mod disk;
 mod dpdk;
