@@ -601,6 +601,22 @@ fn requests_and_connections_are_done_when_those_that_are_for_them_are() {
     });
 }
 
+#[test]
+fn a_connection_that_carries_requests_is_no_exchange_of_a_canary_beside_them() {
+    run(|| async {
+        let rig = Rig::new(&["one"]);
+        let findings = Arc::new(Findings::default());
+        let plan = function("one", "/one");
+        let staged = rig.site.stage_function("test", &rig.chain.names(), 0, plan, None).unwrap();
+        rig.chain.begin_canary(staged, 100, Arc::clone(&findings)).unwrap();
+        for (kind, events) in [(Kind::HttpConnection, 0), (Kind::Request, 1), (Kind::Connection, 2)]
+        {
+            drop(rig.chain.open(&origin(1), kind));
+            assert_eq!(findings.events.load(std::sync::atomic::Ordering::Relaxed), events);
+        }
+    });
+}
+
 /// Of one that carries requests no bytes are shown, so who wants some would be a reason to end it.
 #[test]
 fn connections_go_past_functions_that_are_out_of_order_only_if_these_fail_open() {

@@ -99,6 +99,14 @@ pub enum Kind {
     HttpConnection,
 }
 
+impl Kind {
+    /// Whether it counts as an exchange: a connection does not whose requests do.
+    #[must_use]
+    pub fn counts(self) -> bool {
+        self != Self::HttpConnection
+    }
+}
+
 /// The events that a chain wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Interests {

@@ -60,7 +60,7 @@ pub enum Notice {
 /// What is counted of a chain on one thread.
 #[derive(Debug, Default)]
 pub struct ChainCounters {
-    /// Exchanges that were opened.
+    /// Exchanges that were opened, of those that count ([`Kind::counts`]).
     pub opened: Counter,
     /// Those that have ended.
     pub ended: Counter,
@@ -160,13 +160,14 @@ impl Chain {
     pub fn open(&self, origin: &Origin, kind: Kind) -> Exchange {
         let inner = &self.0;
         let number = self.number();
-        inner.counters.opened.add(1);
+        let counts = kind.counts();
+        inner.counters.opened.add(u64::from(counts));
         let version = Rc::clone(&inner.version.borrow());
         let canary = version.canary.as_ref().is_some_and(|trial| {
             let mut hasher = DefaultHasher::new();
             (inner.name.as_str(), origin.client.ip()).hash(&mut hasher);
             let chosen = hasher.finish() % 100 < u64::from(trial.percent);
-            trial.findings.events.fetch_add(u64::from(chosen), Ordering::Relaxed);
+            trial.findings.events.fetch_add(u64::from(chosen && counts), Ordering::Relaxed);
             chosen
         });
         Exchange::new(self.clone(), version, number, (origin, kind), canary)
@@ -250,7 +251,7 @@ impl Chain {
         (self.0.notices)(notice);
     }
 
-    /// An exchange is over; a later part of one is not counted for itself.
+    /// An exchange is over.
     pub(crate) fn closed(&self, number: u32, counts: bool) {
         self.0.counters.ended.add(u64::from(counts));
         self.0.numbers.borrow_mut().0.push(number);

@@ -46,8 +46,8 @@ pub(crate) struct Inner {
     canary: bool,
     /// Places of the functions that it is told to.
     part: Range<usize>,
-    /// It is a part of an exchange, behind a service.
-    is_later: bool,
+    /// A part of an exchange behind a service is not counted for itself.
+    counts: bool,
     pub(crate) seats: SmallVec<[Seat; 8]>,
     /// Functions before this place see the response.
     answered_by: Cell<usize>,
@@ -73,22 +73,22 @@ impl Exchange {
             Some(Part::Events(part)) => part.clone(),
             Some(Part::Service(_)) => 0..0,
         };
-        Self::of_part(chain, version, number, of, canary, (part, false))
+        Self::of_part(chain, version, number, of, canary, (part, of.1.counts()))
     }
 
-    /// The part of an exchange for these functions; `is_later`: it is behind a service.
+    /// The part of an exchange for these functions; `counts`: it is no later one, behind a service.
     fn of_part(
         chain: Chain,
         version: Rc<Version>,
         number: u32,
         (origin, kind): (&Origin, Kind),
         canary: bool,
-        (part, is_later): (Range<usize>, bool),
+        (part, counts): (Range<usize>, bool),
     ) -> Self {
         let functions = version.functions.len();
         Self(Rc::new(Inner {
             part,
-            is_later,
+            counts,
             chain,
             number,
             origin: origin.clone(),
@@ -403,7 +403,7 @@ impl Parts {
         Some(match self.parts.get(place)?.clone() {
             Part::Events(_) if place == 0 => ExchangePart::Events(Exchange(Rc::clone(first))),
             Part::Events(part) => {
-                let (number, later) = (chain.number(), (part, true));
+                let (number, later) = (chain.number(), (part, false));
                 let (of, canary) = ((&first.origin, first.kind), first.canary);
                 let part = Exchange::of_part(chain, version, number, of, canary, later);
                 ExchangePart::Events(part)
@@ -450,7 +450,7 @@ impl Drop for Inner {
         if let Some(shadow) = shadow {
             shadow.ended(self.number, told);
         }
-        self.chain.closed(self.number, !self.is_later);
+        self.chain.closed(self.number, self.counts);
     }
 }
 

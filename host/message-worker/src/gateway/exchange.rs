@@ -27,8 +27,8 @@ pub(super) struct RemoteExchange {
     pub(super) origin: Origin,
     pub(super) kind: Kind,
     pub(super) end: Cell<Option<(Ended, Option<usize>, Duration)>>,
-    /// It is a part of an exchange, behind a service, which is not counted for itself.
-    pub(super) is_later: bool,
+    /// A part of an exchange behind a service is not counted for itself.
+    pub(super) counts: bool,
 }
 
 /// An event that the worker was told. It is taken back if nobody waits for it any more.
@@ -352,7 +352,7 @@ impl Drop for RemoteExchange {
     fn drop(&mut self) {
         let (inner, slot) = (&self.inner, &self.slot);
         inner.exchanges.borrow_mut().remove(&slot.number);
-        let counted = u64::from(!self.is_later);
+        let counted = u64::from(self.counts);
         inner.counters.ended.add(counted);
         inner.under_way.sub(counted);
         let keeps = !slot.over.get() || slot.parted.get();

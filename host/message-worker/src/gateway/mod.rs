@@ -90,7 +90,7 @@ pub struct RemoteConfig {
     pub store: Arc<Store>,
     /// What is counted.
     pub counters: Arc<ChainCounters>,
-    /// Exchanges that are under way here.
+    /// Exchanges that are under way here, of those that count ([`Kind::counts`]).
     pub under_way: Arc<Counter>,
     /// Is told when the first worker takes exchanges.
     pub ready: SyncSender<()>,
@@ -671,15 +671,16 @@ impl Middleware for RemoteChain {
 
     fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage> {
         let inner = &self.0;
-        inner.counters.opened.add(1);
-        inner.under_way.add(1);
+        let counts = kind.counts();
+        inner.counters.opened.add(u64::from(counts));
+        inner.under_way.add(u64::from(counts));
         Rc::new(RemoteExchange {
             inner: Rc::clone(inner),
             slot: inner.slot(),
             origin: origin.clone(),
             kind,
             end: Cell::new(None),
-            is_later: false,
+            counts,
         })
     }
 }

@@ -447,7 +447,7 @@ impl RemoteExchange {
             origin: self.origin.clone(),
             kind: self.kind,
             end: Cell::new(None),
-            is_later: true,
+            counts: false,
         })
     }
 }

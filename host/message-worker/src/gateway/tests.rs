@@ -483,7 +483,10 @@ fn what_is_under_way_is_counted_for_each_worker_though_all_count_exchanges_toget
         counters.opened.add(3);
         let exchange = chain.passages().open(&nowhere(), Kind::Request);
         assert_eq!((counters.opened.get(), under_way.get()), (4, 1));
-        drop(exchange);
+        // Its requests are counted.
+        let carries = chain.passages().open(&nowhere(), Kind::HttpConnection);
+        assert_eq!((counters.opened.get(), under_way.get()), (4, 1));
+        drop((exchange, carries));
         assert_eq!((counters.ended.get(), under_way.get()), (1, 0));
     });
     assert_eq!(kill, None);
