@@ -519,13 +519,14 @@ impl Control {
                 let help = advice(port, &own, "ports are in the host's configuration file");
                 return Err(ControlError::conflict_at(Invalid::at(key, message).help(help)));
             }
+            // One of another tenant's that is there cannot have it, and is nothing that this one may know of.
             let there = state.chains.iter().filter(|(other, record)| {
                 *other != id
+                    && other.tenant == id.tenant
                     && [&record.chain.from, &record.chain.to].contains(&&Some(port.clone()))
             });
             for (other, record) in there {
-                let beside = other.tenant == id.tenant
-                    && (&record.chain.from, &record.chain.to) == (&chain.from, &chain.to);
+                let beside = (&record.chain.from, &record.chain.to) == (&chain.from, &chain.to);
                 let help = match beside {
                     true if record.chain.steered || chain.steered => continue,
                     true => "set `steered = true` in one of the two, or remove that first",

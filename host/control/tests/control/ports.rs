@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use weir_control::engine::{EngineError, EngineEvent};
 
-use crate::common::Host;
+use crate::common::{CONFIG, Host};
 
 /// Why a chain does not run, until it is this.
 async fn fails_with(host: &Host, chain: &str, expected: Value) {
@@ -63,6 +63,30 @@ async fn a_chain_waits_for_its_port_and_is_deployed_when_that_is_there() {
     fails_with(&host, "a", json!(null)).await;
     fails_with(&host, "b", json!("no")).await;
     assert_eq!(host.engine.calls(), ["deploy default/a f@1.0.0", "deploy default/a f@1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_port_that_is_another_tenants_now_is_not_kept_by_a_chain_that_had_it() {
+    let host = Host::new();
+    host.with_chains(&[]).await;
+    assert_eq!(host.push("/v1/functions/f/versions?tenant=acme", "1").await.status, 201);
+    let chain =
+        |name: &str| json!({"name": name, "from": "in", "to": "out", "function": [{"use": "f"}]});
+    let answer = host.ask("PUT", "/v1/chains/old", Some(chain("old"))).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    let of_acme = ["in", "out"].map(|port| format!("name = \"{port}\"\ntenant = \"acme\"\n"));
+    let config =
+        ["in", "out"].iter().zip(of_acme).fold(CONFIG.to_owned(), |config, (port, own)| {
+            config.replace(&format!("name = \"{port}\"\n"), &own)
+        });
+    let host = host.restart_on(&config).restored();
+    let why = host.ask("GET", "/v1/chains/old", None).await.json()["failed"].take();
+    assert!(why.as_str().unwrap().starts_with("there is no port in: tenant default has"), "{why}");
+    let answer = host.ask("PUT", "/v1/chains/new?tenant=acme", Some(chain("new"))).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    // Within a tenant it has one chain, or several that share it.
+    let another = host.ask("PUT", "/v1/chains/another?tenant=acme", Some(chain("another"))).await;
+    assert_eq!(another.problem(409).1, "port in belongs to chain new");
 }
 
 #[tokio::test]
