@@ -22,7 +22,7 @@ use crate::events::{EventKind, Events};
 use crate::refusals::Refusals;
 use crate::rollout::{Faulted, Watch};
 use crate::steering::SteeringStatus;
-use crate::store::{ChainId, FunctionId, Store};
+use crate::store::{ChainId, FunctionId, Store, StoreError};
 use crate::tenants::no_tenant;
 
 /// See the module. What changes something blocks, and must not be called from an
@@ -51,6 +51,8 @@ pub struct Control {
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
     /// What faulted and is yet to be looked at, by tenant, with when that was told.
     pub(crate) faults: Mutex<BTreeMap<Name, VecDeque<(Instant, Faulted)>>>,
+    /// What was looked at, and could not be written. Taken before `faults` where both are.
+    pub(crate) unwritten: Mutex<Vec<(Instant, Faulted)>>,
     turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     state: Mutex<HostState>,
     pub(crate) refusals: Refusals,
@@ -127,6 +129,7 @@ impl Control {
             failed: Mutex::default(),
             steered: Mutex::default(),
             faults: Mutex::default(),
+            unwritten: Mutex::default(),
             turns: Mutex::default(),
             state: Mutex::new(HostState::Starting),
             refusals: Refusals::default(),
@@ -149,7 +152,10 @@ impl Control {
             "host",
             format!("weir {}", env!("CARGO_PKG_VERSION")),
         );
-        control.know_tenants(config)?;
+        if let Err(problem) = control.know_tenants(config) {
+            tracing::warn!("{problem}");
+            control.has_config_problem(Some(problem));
+        }
         control.expect_chains();
         Ok(control)
     }
@@ -170,8 +176,7 @@ impl Control {
 
     /// Tells what came of reading the configuration again: what does not hold yet, or why it was not taken.
     pub fn reloaded(&self, outcome: Result<&[String], &str>) {
-        *self.config_problem.lock().unwrap_or_else(PoisonError::into_inner) =
-            outcome.err().map(str::to_owned);
+        self.has_config_problem(outcome.err().map(str::to_owned));
         let (kind, message) = match outcome {
             Ok([]) => (EventKind::Reloaded, "the configuration was read again".to_owned()),
             Ok(waiting) => {
@@ -184,6 +189,10 @@ impl Control {
             }
         };
         self.events.emit(kind, None, "host", message);
+    }
+
+    fn has_config_problem(&self, problem: Option<String>) {
+        *self.config_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     /// Has other listeners, while nobody changes chains that they have. Who has the same as before changes what he likes. Answers with what
@@ -210,8 +219,8 @@ impl Control {
     /// Makes the tenants that the configuration names.
     ///
     /// # Errors
-    /// When the store cannot take them; then those are missing that are new.
-    pub fn know_tenants(&self, config: &HostConfig) -> Result<(), ControlError> {
+    /// What is to be told when the store cannot take them; then those are missing that are new.
+    pub fn know_tenants(&self, config: &HostConfig) -> Result<(), String> {
         let tokens = config.api.tokens.iter().filter_map(|token| token.tenant.as_ref());
         let ports = config.ports.iter().map(|port| &port.tenant);
         let listeners = config.listeners.iter().map(|listener| &listener.tenant);
@@ -219,11 +228,14 @@ impl Control {
         if named.iter().all(|tenant| self.store.state().tenants.contains_key(*tenant)) {
             return Ok(());
         }
-        self.store.change(|state| {
+        let made = self.store.change(|state| {
             for tenant in named {
                 state.tenants.entry(tenant.clone()).or_default();
             }
-            Ok(())
+            Ok::<_, StoreError>(())
+        });
+        made.map_err(|error| {
+            format!("new tenants are not there before the file is read again (SIGHUP), the rest holds: {error}")
         })
     }
 

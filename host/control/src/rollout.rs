@@ -269,10 +269,17 @@ impl Control {
             let had = places.iter().filter(|p| !p.down && p.running != trial.version);
             let report = Tally::untouched(trial.version.clone(), &first.running, had);
             self.end_trials(&state, &places);
-            self.store.change(|state| {
+            let stored = self.store.change(|state| {
                 withdraw(state, id, &trial.version, why);
                 Ok::<_, ControlError>(())
-            })?;
+            });
+            if let Err(error) = stored {
+                // What faulted does not go on, whatever the store says.
+                if version.is_none() {
+                    self.begin_again(&places);
+                }
+                return Err(error);
+            }
             self.trial_ended(id, &trial.version, why);
             return Ok(SwapReport { trial_ended: true, ..report });
         }
@@ -319,7 +326,6 @@ impl Control {
         };
         let mut tally = Tally::new(from.clone(), to.clone());
         published.iter().for_each(|(index, published)| tally.add(&places[*index].chain, published));
-        self.stop_watching(id);
         let stored = self.store.change(|state| {
             for (number, place) in places.iter().enumerate() {
                 let (Some(chain), Some(to)) = (state.chains.get_mut(&place.chain), back(place))
@@ -344,6 +350,7 @@ impl Control {
             self.begin_canaries(&state, &beside);
             return Err(error);
         }
+        self.stop_watching(id);
         self.canaries_ended(id, &beside);
         let message = format!("function {} went back from version {from} to {to}: {why}", id.name);
         self.events.emit(EventKind::RolledBack, Some(&id.tenant), id.name.as_str(), message);

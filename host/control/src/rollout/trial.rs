@@ -99,11 +99,7 @@ impl Control {
             | (TrialKind::Shadow, TrialKind::Canary(_)) => {
                 self.end_trials(state, places);
                 let begun = self.begin_trial(state, id, places, from, to, kind);
-                if let Err(error) = &begun {
-                    self.store.change(|state| forget_trial(state, id))?;
-                    self.trial_ended(id, to, &error.to_string());
-                }
-                begun
+                begun.inspect_err(|error| self.give_up(id, places, to, error))
             }
         }
     }
@@ -154,6 +150,14 @@ impl Control {
         Ok(())
     }
 
+    /// A trial is over that could not be had otherwise, for this reason. Where that cannot be written, it goes on as the store says.
+    fn give_up(&self, id: &FunctionId, places: &[Place], version: &Version, why: &ControlError) {
+        match self.store.change(|state| forget_trial(state, id)) {
+            Ok(()) => self.trial_ended(id, version, &why.to_string()),
+            Err(_) => self.begin_again(places),
+        }
+    }
+
     pub(super) fn trial_ended(&self, id: &FunctionId, version: &Version, why: &str) {
         let message =
             format!("the trial of version {version} of function {} is over: {why}", id.name);
@@ -194,9 +198,8 @@ impl Control {
                 Err(error) => {
                     self.undo(state, places, &done);
                     self.end_trials(state, &places[number..]);
-                    self.store.change(|state| forget_trial(state, id))?;
                     let error = in_chain(error.into(), &place.chain.name);
-                    self.trial_ended(id, to, &error.to_string());
+                    self.give_up(id, places, to, &error);
                     return Err(error);
                 }
             }
@@ -205,7 +208,7 @@ impl Control {
     }
 
     /// Goes on with what is being tried in these places.
-    fn begin_again(&self, places: &[Place]) {
+    pub(super) fn begin_again(&self, places: &[Place]) {
         for (_, place) in running(places) {
             self.restore_trial(&place.chain, place.index);
         }

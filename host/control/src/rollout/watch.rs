@@ -1,17 +1,21 @@
 //! Watching a new version, and going back when it faults.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use semver::Version;
 use weir_spec::Name;
 
 use crate::control::Control;
 use crate::engine::{ChainId, EngineEvent};
+use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::label;
 use crate::store::FunctionId;
+
+/// How often it is asked whether the store takes what it could not.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A swap whose new version is watched.
 #[derive(Clone, Debug)]
@@ -48,11 +52,15 @@ impl Control {
 
     /// Whether this version was watched then.
     fn is_watched(&self, id: &FunctionId, version: Option<&Version>, then: Instant) -> bool {
-        let waiting = self.faults();
+        let (unwritten, waiting) = (self.unwritten(), self.faults());
+        let waits = |tenant: &Name| {
+            let mut unwritten = unwritten.iter();
+            waiting.contains_key(tenant) || unwritten.any(|(_, f)| f.chain.tenant == *tenant)
+        };
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
         // What waits for its tenant's turn may have happened before the watch was over.
         let now = Instant::now();
-        watches.retain(|of, watch| watch.until > now || waiting.contains_key(&of.tenant));
+        watches.retain(|of, watch| watch.until > now || waits(&of.tenant));
         watches.get(id).is_some_and(|watch| version == Some(&watch.version) && then < watch.until)
     }
 
@@ -107,17 +115,38 @@ impl Control {
     /// Has a fault looked at when its tenant's turn comes, by a thread that the tenant has as long as there are some: others' faults do not
     /// wait for that.
     fn look_at(self: &Arc<Self>, faulted: Faulted) {
-        let now = Instant::now();
+        let known = self.unwritten().iter().any(|(_, other)| *other == faulted);
+        if !known && let Some(tenant) = self.line_up(Instant::now(), faulted) {
+            self.have_looked(tenant);
+        }
+    }
+
+    /// Has that looked at again which the store did not take.
+    fn look_again(self: &Arc<Self>) {
+        let mut unwritten = self.unwritten();
+        // In one of both lists at any time: neither is a watch forgotten meanwhile.
+        let lined_up =
+            unwritten.drain(..).filter_map(|(then, faulted)| self.line_up(then, faulted));
+        let tenants: Vec<Name> = lined_up.collect();
+        drop(unwritten);
+        tenants.into_iter().for_each(|tenant| self.have_looked(tenant));
+    }
+
+    /// Puts a fault behind what waits of its tenant's; the answer is the tenant if nobody looks at that yet.
+    fn line_up(&self, then: Instant, faulted: Faulted) -> Option<Name> {
         let tenant = faulted.chain.tenant.clone();
         let mut faults = self.faults();
         if let Some(waiting) = faults.get_mut(&tenant) {
             if !waiting.iter().any(|(_, other)| *other == faulted) {
-                waiting.push_back((now, faulted));
+                waiting.push_back((then, faulted));
             }
-            return;
+            return None;
         }
-        faults.insert(tenant.clone(), VecDeque::from([(now, faulted)]));
-        drop(faults);
+        faults.insert(tenant.clone(), VecDeque::from([(then, faulted)]));
+        Some(tenant)
+    }
+
+    fn have_looked(self: &Arc<Self>, tenant: Name) {
         let control = Arc::clone(self);
         let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
         let of = tenant.clone();
@@ -127,7 +156,7 @@ impl Control {
         }
     }
 
-    fn look_at_faults(&self, tenant: &Name) {
+    fn look_at_faults(self: &Arc<Self>, tenant: &Name) {
         let turn = self.turn(tenant);
         loop {
             let _turn = turn.take();
@@ -152,8 +181,40 @@ impl Control {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unwritten(&self) -> MutexGuard<'_, Vec<(Instant, Faulted)>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what could not be done. What the store did not take is looked at again.
+    fn could_not(
+        self: &Arc<Self>,
+        what: &str,
+        error: &ControlError,
+        faulted: &Faulted,
+        then: Instant,
+    ) {
+        let again = matches!(error, ControlError::Store(_)) && self.put_off(faulted, then);
+        let again = if again { "; it is done as soon as the store takes changes" } else { "" };
+        self.note(&faulted.chain, format!("{what}: {error}{again}"));
+    }
+
+    /// Keeps a fault until the store takes changes; false: there is no thread for that.
+    fn put_off(self: &Arc<Self>, faulted: &Faulted, then: Instant) -> bool {
+        let mut unwritten = self.unwritten();
+        if unwritten.is_empty() {
+            let control = Arc::downgrade(self);
+            let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
+            if let Err(error) = thread.spawn(move || wait_for_store(&control)) {
+                tracing::warn!("no thread to wait for the store: {error}");
+                return false;
+            }
+        }
+        unwritten.push((then, faulted.clone()));
+        true
+    }
+
     /// Brings the version before back where a fault that was told then calls for it, or ends the trial. The tenant's turn is taken.
-    fn faulted(&self, faulted: &Faulted, then: Instant) {
+    fn faulted(self: &Arc<Self>, faulted: &Faulted, then: Instant) {
         let Faulted { chain, function, version, why, told } = faulted;
         let version = version.as_ref();
         let state = self.store.state();
@@ -170,7 +231,8 @@ impl Control {
             if let Some(trial) = of_it
                 && let Err(error) = self.trial_is_over(&state, &id, &trial.version, why)
             {
-                self.note(chain, format!("the trial of function {} goes on: {error}", id.name));
+                let what = format!("the store says that the trial of function {} goes on", id.name);
+                self.could_not(&what, &error, faulted, then);
             }
             return;
         }
@@ -185,7 +247,19 @@ impl Control {
         let already = told_so && self.runs(chain, function).as_ref() != version;
         let already = already.then_some((chain, index));
         if let Err(error) = self.roll_back(&id, version, why, already) {
-            self.note(chain, format!("function {} could not be rolled back: {error}", id.name));
+            let what = format!("function {} could not be rolled back", id.name);
+            self.could_not(&what, &error, faulted, then);
+        }
+    }
+}
+
+/// Waits until the store takes changes, and has that looked at again which it did not take.
+fn wait_for_store(control: &Weak<Control>) {
+    loop {
+        std::thread::sleep(LOOK_AGAIN);
+        let Some(control) = control.upgrade() else { return };
+        if control.store.can_write().is_ok() {
+            return control.look_again();
         }
     }
 }

@@ -144,6 +144,14 @@ impl Store {
         if self.has_room().is_ok() {
             return Ok(());
         }
+        self.can_write()
+    }
+
+    /// Whether the disk takes writes at all.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn can_write(&self) -> Result<(), StoreError> {
         let (mut slot, state) = (self.database(), self.state());
         let format = Encoded::from([(FORMAT_KEY.to_owned(), FORMAT.to_string().into_bytes())]);
         self.write(&mut slot, &state, &[], &format).inspect_err(|_| *slot = None)

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use semver::Version;
 use serde_json::json;
 use weir_control::engine::{ChainId, EngineEvent};
 use weir_control::store::{FunctionId, Store, StoreError, VersionRecord};
 use weir_spec::{CheckReport, Name};
 
-use crate::common::{Answer, Host};
+use crate::common::{Answer, CONFIG, Host, config};
 
 struct Disk(tempfile::TempDir);
 
@@ -141,7 +142,7 @@ fn when_there_is_room_again_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
     let disk = Disk::new("16m");
-    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), crate::common::CONFIG);
+    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), CONFIG);
     host.with_chains(&["a", "b"]).await;
     disk.fill(4096);
     let (code, detail) = host.push("/v1/functions/g/versions", "g").await.problem(507);
@@ -196,7 +197,7 @@ async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_plane_is_put_back_when_nothing_can_be_written() {
     let disk = Disk::new("16m");
-    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), crate::common::CONFIG);
+    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), CONFIG);
     host.with_chains(&["a", "b"]).await;
     host.engine.calls();
     for (name, calls) in [
@@ -215,6 +216,116 @@ async fn the_data_plane_is_put_back_when_nothing_can_be_written() {
         disk.empty();
     }
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_goes_on_without_tenants_that_are_new() {
+    let disk = Disk::new("16m");
+    let host = Host::on(tempfile::tempdir_in(disk.path()).unwrap(), CONFIG);
+    host.with_chains(&["a"]).await;
+    disk.fill(4096);
+    let more = format!(
+        "{CONFIG}[[api.token]]\nname = \"new\"\ntoken = \"brand-new-customer\"\nrole = \"viewer\"\ntenant = \"new\"\n"
+    );
+    let host = host.restart_on(&more).restored();
+    assert_eq!(host.running().await, ["a=1.0.0"]);
+    let problem = host.ask("GET", "/v1/status", None).await.json()["config_problem"].take();
+    let problem = problem.as_str().unwrap();
+    assert!(problem.starts_with("new tenants are not there"), "{problem}");
+    assert!(problem.contains("Make room and try again"), "{problem}");
+    host.ask("GET", "/v1/tenants/new", None).await.problem(404);
+    disk.empty();
+    host.control.know_tenants(&config(&more)).unwrap();
+    assert_eq!(host.ask("GET", "/v1/tenants/new", None).await.status, 200);
+}
+
+/// The limit on the size of files: no write to the disk is done while it is there.
+struct NoWrites(Rlimit);
+
+impl NoWrites {
+    fn begin() -> Self {
+        let before = getrlimit(Resource::Fsize);
+        setrlimit(Resource::Fsize, Rlimit { current: Some(0), ..before }).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for NoWrites {
+    fn drop(&mut self) {
+        setrlimit(Resource::Fsize, self.0).unwrap();
+    }
+}
+
+/// The disk takes no writes any more, which nobody sees before the data plane has changed. Whoever asked for a change has what was before;
+/// a version that faulted is out of the way at once, and in the store as soon as that can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_goes_on_or_is_done_later() {
+    // In a process of its own, that is not ended by the signal that comes with the limit.
+    if std::env::var_os("WEIR_TEST_NO_WRITES").is_none() {
+        let name = "store_full::what_cannot_be_written_goes_on_or_is_done_later";
+        let ended = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(name)
+            .env("WEIR_TEST_NO_WRITES", "1")
+            .status();
+        assert!(ended.unwrap().success());
+        return;
+    }
+    const SWAP: &str = "/v1/functions/f/swap";
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    let trial = async || host.ask("GET", "/v1/functions/f", None).await.json()["trial"].take();
+    let canary = json!({"to": "2.0.0", "canary": 5});
+    assert_eq!(host.ask("POST", SWAP, Some(canary)).await.status, 200);
+    host.engine.calls();
+    let no_writes = NoWrites::begin();
+    let begun = "begin_trial default/a f@2.0.0 Canary(5)";
+    host.ask("POST", "/v1/functions/f/rollback", None).await.problem(500);
+    assert_eq!(host.engine.calls(), ["end_trial default/a f", begun]);
+    assert_eq!(trial().await["canary"], 5);
+    let shadow = json!({"to": "2.0.0", "shadow": true});
+    host.ask("POST", SWAP, Some(shadow)).await.problem(500);
+    let calls = host.engine.calls();
+    assert_eq!(calls.last().unwrap(), begun, "{calls:?}");
+    assert_eq!(trial().await["canary"], 5);
+
+    let fault = || EngineEvent::Fault {
+        chain: ChainId::new(&Name::default_tenant(), &"a".parse().unwrap()),
+        function: "f".parse().unwrap(),
+        version: Some(Version::new(2, 0, 0)),
+        kind: "trap".into(),
+        message: "unreachable".into(),
+        quarantined: false,
+    };
+    let now = host.last_event();
+    let told = |kind: &str| tokio::task::block_in_place(|| host.wait_for(kind, now));
+    host.engine.emit(fault());
+    let note = told("note");
+    assert!(note.starts_with("function f could not be rolled back: "), "{note}");
+    assert!(note.ends_with("; it is done as soon as the store takes changes"), "{note}");
+    assert_eq!(host.engine.calls(), ["end_trial default/a f"]);
+    assert_eq!(trial().await["canary"], 5);
+    drop(no_writes);
+    let message = told("trial-ended");
+    assert_eq!(message, "the trial of version 2.0.0 of function f is over: it faulted (trap)");
+    assert_eq!(trial().await, json!(null));
+
+    // A version that is watched; nobody comes to its fault before the watch is over.
+    assert_eq!(host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await.status, 200);
+    host.engine.calls();
+    let no_writes = NoWrites::begin();
+    let now = host.last_event();
+    let told = |kind: &str| tokio::task::block_in_place(|| host.wait_for(kind, now));
+    host.engine.emit(fault());
+    told("note");
+    // It runs on, and what it does again is known.
+    host.engine.emit(fault());
+    assert_eq!(host.engine.calls(), ["swap_back default/a f@1.0.0", "swap_back default/a f@2.0.0"]);
+    drop(no_writes);
+    told("rolled-back");
+    assert_eq!(host.engine.calls(), ["swap_back default/a f@1.0.0"]);
+    assert_eq!(host.running().await, ["a=1.0.0"]);
 }
 
 /// A chain of f's version 2, with a configuration that takes some room.

@@ -305,9 +305,7 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
         files::warn_of_too_few(&read.config);
         api.set_limits(limits);
         let mut problems = Vec::new();
-        if let Err(error) = tenants {
-            problems.push(format!("new tenants are not there, the rest holds: {error}"));
-        }
+        problems.extend(tenants.err());
         match listeners {
             Ok(more) => waiting.extend(more),
             Err(error) => {
