@@ -50,6 +50,18 @@ pub enum SwapMode {
     Try(TrialKind),
 }
 
+/// Why a function goes back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause<'a> {
+    /// Somebody asked for it.
+    Asked,
+    /// The version faulted.
+    Fault {
+        /// The place that went back by itself, by chain and number.
+        already: Option<(&'a ChainId, usize)>,
+    },
+}
+
 /// A place where a function runs.
 struct Place {
     chain: ChainId,
@@ -236,24 +248,44 @@ impl Control {
         self.check_memories(state, &id.tenant, &memories.collect())
     }
 
-    /// Ends a trial, or brings back the version before the running one.
+    /// Ends a trial, or brings back the version before the running one: if that is this version, where one is said.
     ///
     /// # Errors
-    /// When there is neither a trial nor a version before, or the data plane refuses.
-    pub fn rollback(&self, id: &FunctionId) -> Result<SwapReport, ControlError> {
+    /// When there is neither a trial nor a version before, or not of that version, or the data plane refuses.
+    pub fn rollback(
+        &self,
+        id: &FunctionId,
+        from: Option<&Version>,
+    ) -> Result<SwapReport, ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
-        self.roll_back(id, None, "it was rolled back", None)
+        if let Some(from) = from {
+            self.check_from(id, from)?;
+        }
+        self.roll_back(id, from, "it was rolled back", Cause::Asked)
     }
 
-    /// Goes back from this version, because it faulted, or else from the one on trial, or from the newest that can be gone back
-    /// from. `already`: the place that went back by itself, by chain and number. The tenant's turn is taken.
+    /// Whether this is the version that is being tried, or one that runs when none is.
+    fn check_from(&self, id: &FunctionId, from: &Version) -> Result<(), ControlError> {
+        let state = self.store.state();
+        let record = state.functions.get(id).ok_or_else(|| no_function(&state, id))?;
+        let what = match &record.trial {
+            Some(trial) if trial.version == *from => return Ok(()),
+            Some(trial) => format!("version {} is being tried, not {from}", trial.version),
+            None if state.users(id).any(|(_, _, r)| r.version == *from) => return Ok(()),
+            None => format!("version {from} neither runs nor is being tried"),
+        };
+        Err(ControlError::Conflict(format!("function {} did not go back: {what}", id.name)))
+    }
+
+    /// Goes back from this version, or else from the one on trial, or from the newest that can be gone back from. The tenant's turn is
+    /// taken.
     fn roll_back(
         &self,
         id: &FunctionId,
         version: Option<&Version>,
         why: &str,
-        already: Option<(&ChainId, usize)>,
+        cause: Cause<'_>,
     ) -> Result<SwapReport, ControlError> {
         let state = self.store.state();
         let record = state.functions.get(id).ok_or_else(|| no_function(&state, id))?;
@@ -261,7 +293,7 @@ impl Control {
         let Some(first) = places.first() else {
             return Err(ControlError::Conflict(format!("no chain uses function {}", id.name)));
         };
-        if version.is_none() {
+        if cause == Cause::Asked {
             self.store.can_shrink()?;
         }
         let trial = record.trial.as_ref();
@@ -275,7 +307,7 @@ impl Control {
             });
             if let Err(error) = stored {
                 // What faulted does not go on, whatever the store says.
-                if version.is_none() {
+                if cause == Cause::Asked {
                     self.begin_again(&places);
                 }
                 return Err(error);
@@ -290,7 +322,8 @@ impl Control {
         let Some((from, to)) = newest.and_then(|p| Some((&p.running, p.previous.as_ref()?))) else {
             return Err(ControlError::Conflict(format!(
                 "function {} has no version before {} to go back to",
-                id.name, first.running
+                id.name,
+                version.unwrap_or(&first.running)
             )));
         };
         // Only places where that version runs.
@@ -301,12 +334,12 @@ impl Control {
         let beside = canaries_beside(&state, id, places.iter().filter(|p| back(p).is_some()));
         self.end_canaries(&state, &beside);
         let mut refused = Vec::new();
-        let published = match version {
-            None => self
+        let published = match cause {
+            Cause::Asked => self
                 .swap_places(&state, &places, Way::Back, back)
                 .inspect_err(|_| self.begin_canaries(&state, &beside))?,
             // One place that refuses does not have the others keep what faults.
-            Some(_) => {
+            Cause::Fault { already } => {
                 let back = |place: &Place| {
                     back(place).filter(|_| already != Some((&place.chain, place.index)))
                 };

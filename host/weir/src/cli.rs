@@ -337,7 +337,7 @@ pub(crate) enum FunctionCommand {
     /// Replace the running version in all chains that use the function, with no packet lost.
     Swap(SwapArgs),
     /// End the trial of a version, or bring back the version before the running one.
-    Rollback(FunctionArgs),
+    Rollback(RollbackArgs),
     /// Show what a function logged.
     Log(LogArgs),
 }
@@ -398,6 +398,16 @@ pub(crate) struct SwapArgs {
     /// Show it copies only, and report where its verdicts differ.
     #[arg(long, conflicts_with = "canary")]
     pub(crate) shadow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// The function.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Name,
+    /// Only from this version: when it neither is being tried nor runs, nothing changes. For scripts, and whoever may come too late.
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    pub(crate) from: Option<Version>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -270,12 +270,16 @@ impl Client {
         self.read(self.send(request)?)
     }
 
-    /// Asks for something to be done that needs no more to be said.
+    /// Asks for something to be done of which the query says all.
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub(crate) fn post<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
-        let request = self.request(Method::POST, path)?;
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T> {
+        let request = self.request_at(Method::POST, path, query)?;
         self.read(self.send(request)?)
     }
 

@@ -234,18 +234,32 @@ pub(super) async fn swap(
     Ok(Json(api.change(&caller, move |control| control.swap(&id, &request.to, mode)).await?))
 }
 
+/// The query of a rollback.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RollbackQuery {
+    /// Whose function it is.
+    tenant: Option<Name>,
+    /// The version to go back from. When neither it is being tried, nor runs while none is, nothing changes (409): so a rollback that is asked
+    /// for twice, or too late, does not go back from another version.
+    #[param(value_type = Option<VersionSchema>)]
+    from: Option<Version>,
+}
+
 /// Ends a trial, or brings back the version that ran before.
 #[utoipa::path(post, path = "/v1/functions/{name}/rollback", tag = "functions", operation_id = "rollback_function",
-    params(("name" = Name, Path, description = "The function."), OfTenant),
+    params(("name" = Name, Path, description = "The function."), RollbackQuery),
     responses((status = 200, description = "It is as it was.", body = SwapReport)))]
 pub(super) async fn rollback(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     InPath(name): InPath<Name>,
-    InQuery(query): InQuery<OfTenant>,
+    InQuery(query): InQuery<RollbackQuery>,
 ) -> Result<Json<SwapReport>, Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
-    Ok(Json(api.change(&caller, move |control| control.rollback(&id)).await?))
+    let back = move |control: &Control| control.rollback(&id, query.from.as_ref());
+    Ok(Json(api.change(&caller, back).await?))
 }
 
 /// Which lines of a log.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use semver::Version;
 use weir_spec::Name;
 
+use super::Cause;
 use crate::control::Control;
 use crate::engine::{ChainId, EngineEvent};
 use crate::error::ControlError;
@@ -246,7 +247,7 @@ impl Control {
         // Where the chain was deployed since, what it went back from runs again.
         let already = told_so && self.runs(chain, function).as_ref() != version;
         let already = already.then_some((chain, index));
-        if let Err(error) = self.roll_back(&id, version, why, already) {
+        if let Err(error) = self.roll_back(&id, version, why, Cause::Fault { already }) {
             let what = format!("function {} could not be rolled back", id.name);
             self.could_not(&what, &error, faulted, then);
         }

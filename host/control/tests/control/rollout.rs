@@ -85,6 +85,36 @@ async fn only_the_version_that_is_rolled_back_from_goes() {
     assert_eq!(host.running().await, ["a=1.0.0", "b=2.0.0"]);
 }
 
+/// Whoever asks twice, or when the canary has just ended by itself, has said what to go back from.
+#[tokio::test]
+async fn a_rollback_from_a_version_goes_back_from_no_other() {
+    let host = Host::new();
+    host.with_chains(&["a", "b"]).await;
+    host.push("/v1/functions/f/versions?version=3.0.0", "3").await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    host.ask("POST", SWAP, Some(json!({"to": "3.0.0", "canary": 5}))).await;
+    let from =
+        async |version: &str| host.ask("POST", &format!("{ROLLBACK}?from={version}"), None).await;
+    let (_, detail) = from("2.0.0").await.problem(409);
+    assert_eq!(detail, "function f did not go back: version 3.0.0 is being tried, not 2.0.0");
+    let report = from("3.0.0").await.json();
+    assert_eq!((&report["from"], &report["trial_ended"]), (&json!("3.0.0"), &json!(true)));
+    let (_, detail) = from("3.0.0").await.problem(409);
+    assert_eq!(detail, "function f did not go back: version 3.0.0 neither runs nor is being tried");
+    assert_eq!(host.running().await, ["a=2.0.0", "b=2.0.0"]);
+    // Not the newest that can, but this one; and when one chain refuses, none goes.
+    let newer = json!({"name": "b", "function": [{"use": "f", "version": "3.0.0"}]});
+    host.ask("PUT", "/v1/chains/b", Some(newer)).await;
+    host.engine.fail("swap_back default/a", EngineError::Refused("no".into()));
+    from("2.0.0").await.problem(422);
+    assert_eq!(host.running().await, ["a=2.0.0", "b=3.0.0"]);
+    assert_eq!(from("2.0.0").await.json()["to"], "1.0.0");
+    assert_eq!(host.running().await, ["a=1.0.0", "b=3.0.0"]);
+    let (_, detail) = from("1.0.0").await.problem(409);
+    assert_eq!(detail, "function f has no version before 1.0.0 to go back to");
+    from("nonsense").await.problem(400);
+}
+
 #[tokio::test]
 async fn when_one_chain_refuses_all_stay_as_they_were() {
     let host = Host::new();

@@ -54,6 +54,7 @@ fn the_documented_lines_are_understood() {
         "weir function swap n --to 1.0.0 --canary 10",
         "weir function swap n --to 1.0.0 --shadow",
         "weir function rollback n",
+        "weir function rollback n --from 1.0.0",
         "weir function log n -f --tail 10 --since 10m",
         "weir chain apply C.toml",
         "weir run --check",

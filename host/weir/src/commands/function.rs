@@ -42,7 +42,9 @@ pub(super) fn run(command: FunctionCommand, client: &Client, output: Output) -> 
         FunctionCommand::Swap(args) => swap(args, client, output),
         FunctionCommand::Rollback(args) => {
             let waiting = output.wait(format!("rolling {} back", args.name));
-            let report: SwapReport = client.post(&["functions", args.name.as_str(), "rollback"])?;
+            let from = args.from.map(|version| ("from", version.to_string()));
+            let path = ["functions", args.name.as_str(), "rollback"];
+            let report: SwapReport = client.post(&path, from.as_slice())?;
             drop(waiting);
             output.outcome(&report, |report| format!("function {}: {}", args.name, back(report)))
         }
