@@ -20,7 +20,7 @@ use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
 use crate::quota;
 use crate::steering::{self, advice, has};
-use crate::store::{ChainId, ChainRecord, FunctionId, Running, State};
+use crate::store::{ChainId, ChainRecord, FunctionId, Running, State, StoreError};
 use crate::time;
 
 /// Tenants whose chains are deployed at the same time when the host starts: what is compiled takes memory.
@@ -34,17 +34,19 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     /// The port that is down; when it is there again, the chain is deployed.
     waits_for: Option<Name>,
+    /// Wasm of its functions is not what was stored; when that is pushed again, the chain is deployed.
+    damaged: bool,
 }
 
 impl Failure {
     fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), waits_for: None }
+        Self { why: why.into(), waits_for: None, damaged: false }
     }
 
     /// It waits for this port, of which that is told.
     fn waiting(port: &Name, told: &str) -> Self {
         let why = format!("{told}, and the chain is deployed then");
-        Self { why, waits_for: Some(port.clone()) }
+        Self { waits_for: Some(port.clone()), ..Self::new(why) }
     }
 }
 
@@ -61,7 +63,8 @@ impl From<&ControlError> for Failure {
             ControlError::Engine(error) => no_port(error),
             _ => None,
         };
-        waiting.unwrap_or_else(|| Self::new(error.to_string()))
+        let damaged = matches!(error, ControlError::Store(StoreError::Blob(_)));
+        waiting.unwrap_or_else(|| Self { damaged, ..Self::new(error.to_string()) })
     }
 }
 
@@ -400,6 +403,27 @@ impl Control {
             }
         }
         true
+    }
+
+    /// Wasm of this digest is there again, if it was not: deploys the tenant's chains that do not run because some of theirs was damaged. Waits
+    /// for the tenant's turn.
+    pub(crate) fn deploy_mended(&self, tenant: &Name, digest: &str) {
+        let state = self.store.state();
+        let has = |record: &ChainRecord| {
+            record.chain.functions.iter().zip(&record.running).any(|(used, running)| {
+                let name = used.function.as_ref().map(|name| FunctionId::new(tenant, name));
+                let function = name.and_then(|name| state.functions.get(&name));
+                let version = function.and_then(|f| f.versions.get(&running.version));
+                version.is_some_and(|version| version.digest == digest)
+            })
+        };
+        let damaged = |id: &ChainId| self.failed().get(id).is_some_and(|failure| failure.damaged);
+        for (id, record) in state.chains.iter().filter(|(id, _)| id.tenant == *tenant) {
+            if damaged(id) && has(record) && self.restore_chain(id) {
+                let message = format!("chain {} was deployed: its Wasm is whole again", id.name);
+                self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
+            }
+        }
     }
 
     /// A port of a tenant's is down for this reason now: so are chains that wait for it.

@@ -188,7 +188,7 @@ impl Control {
     }
 
     /// Takes an upload: checks it, compiles it, stores it. Without a version it is that of its manifest, or
-    /// the patch after the newest.
+    /// the patch after the newest. Chains that do not run because this Wasm was damaged are deployed then.
     ///
     /// # Errors
     /// When it is refused, the version exists with other content, or the store is full.
@@ -237,7 +237,7 @@ impl Control {
             error => error.into(),
         })?;
         let turn = self.turn(&id.tenant);
-        let _turn = turn.take();
+        let its_turn = turn.take();
         // Compiling took its time; the tenant may have been removed.
         self.tenant_exists(&id.tenant)?;
         let pushed = self.store.add_wasm(wasm, |state, digest| {
@@ -258,6 +258,8 @@ impl Control {
             Ok((shown, true))
         });
         let (version, new) = pushed?;
+        drop(its_turn);
+        self.deploy_mended(&id.tenant, &version.digest);
         if new {
             let message = format!("version {} of function {} was pushed", version.version, id.name);
             self.events.emit(EventKind::Pushed, Some(&id.tenant), id.name.as_str(), message);
@@ -295,10 +297,11 @@ impl Control {
     /// Removes one version of a function; the last one takes the function with it.
     ///
     /// # Errors
-    /// When there is none, a chain runs it, or it is being tried.
+    /// When there is none, a chain runs it or may have to go back to it, or it is being tried.
     pub fn remove_version(&self, id: &FunctionId, version: &Version) -> Result<(), ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
+        let watched = self.watched(id);
         self.store.change(|state| {
             let users = users(state, id, Some(version));
             let slot = function_mut(state, id)?;
@@ -317,6 +320,15 @@ impl Control {
                     id.name, id.name
                 )));
             }
+            if let Some(new) = watched
+                && goes_back(state, id, &new, version)
+            {
+                return Err(ControlError::Conflict(format!(
+                    "version {version} of function {} comes back if version {new} faults, which is watched because it is new: remove it when `[rollout] watch` is over",
+                    id.name
+                )));
+            }
+            let slot = function_mut(state, id)?;
             Arc::make_mut(slot).versions.remove(version);
             if slot.versions.is_empty() {
                 state.functions.remove(id);
@@ -429,6 +441,12 @@ fn users(state: &State, id: &FunctionId, version: Option<&Version>) -> String {
         [one] => format!("chain {one}"),
         many => format!("chains {}", many.join(", ")),
     }
+}
+
+/// Whether somewhere this version comes back when the new one faults.
+fn goes_back(state: &State, id: &FunctionId, new: &Version, version: &Version) -> bool {
+    let mut users = state.users(id);
+    users.any(|(_, _, r)| r.version == *new && r.previous.as_ref() == Some(version))
 }
 
 /// Nothing can be rolled back to a version that is gone.

@@ -145,7 +145,7 @@ pub(super) struct PushQuery {
 
 /// Uploads a version: a component, or a core module that carries its component type. Its manifest
 /// (`function.toml`) is the custom section `weir:manifest`; the last one counts. The same content again is the same
-/// version again.
+/// version again; chains that do not run because it was damaged on the disk are deployed.
 #[utoipa::path(post, path = "/v1/functions/{name}/versions", tag = "functions", operation_id = "push_version",
     params(("name" = Name, Path, description = "The function; it is made if it is new."), PushQuery),
     request_body(description = "The Wasm.", content(

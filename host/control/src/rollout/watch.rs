@@ -13,10 +13,12 @@ use crate::engine::{ChainId, EngineEvent};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::label;
-use crate::store::FunctionId;
+use crate::store::{FunctionId, StoreError};
 
 /// How often it is asked whether the store takes what it could not.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Longest wait where it does, and yet does not take that.
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_secs(64);
 
 /// A swap whose new version is watched.
 #[derive(Clone, Debug)]
@@ -49,6 +51,13 @@ pub(crate) struct Faulted {
 impl Control {
     pub(super) fn stop_watching(&self, id: &FunctionId) {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The version that is watched now.
+    pub(crate) fn watched(&self, id: &FunctionId) -> Option<Version> {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watches.get(id).filter(|watch| watch.until > Instant::now())?;
+        Some(watch.version.clone())
     }
 
     /// Whether this version was watched then.
@@ -194,7 +203,13 @@ impl Control {
         faulted: &Faulted,
         then: Instant,
     ) {
-        let again = matches!(error, ControlError::Store(_)) && self.put_off(faulted, then);
+        let unwritten = matches!(
+            error,
+            ControlError::Store(
+                StoreError::Full { .. } | StoreError::Io { .. } | StoreError::Database(_)
+            )
+        );
+        let again = unwritten && self.put_off(faulted, then);
         let again = if again { "; it is done as soon as the store takes changes" } else { "" };
         self.note(&faulted.chain, format!("{what}: {error}{again}"));
     }
@@ -204,8 +219,9 @@ impl Control {
         let mut unwritten = self.unwritten();
         if unwritten.is_empty() {
             let control = Arc::downgrade(self);
+            let wait = then.elapsed().clamp(LOOK_AGAIN, LOOK_AGAIN_AT_MOST);
             let thread = std::thread::Builder::new().name("weir-rollback".to_owned());
-            if let Err(error) = thread.spawn(move || wait_for_store(&control)) {
+            if let Err(error) = thread.spawn(move || wait_for_store(&control, wait)) {
                 tracing::warn!("no thread to wait for the store: {error}");
                 return false;
             }
@@ -254,10 +270,11 @@ impl Control {
     }
 }
 
-/// Waits until the store takes changes, and has that looked at again which it did not take.
-fn wait_for_store(control: &Weak<Control>) {
+/// Waits so long, and until the store takes changes, and has that looked at again which it did not take.
+fn wait_for_store(control: &Weak<Control>, mut wait: Duration) {
     loop {
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(wait);
+        wait = LOOK_AGAIN;
         let Some(control) = control.upgrade() else { return };
         if control.store.can_write().is_ok() {
             return control.look_again();

@@ -451,6 +451,18 @@ async fn a_chain_that_cannot_come_back_is_reported_and_holds_up_nothing() {
     assert!(failed.contains("is not what was stored"), "{failed}");
     let view = host.ask("GET", "/v1/chains/a", None).await.json();
     assert_eq!(view["failed"], failed);
+    // What it says is enough: other Wasm is not, and what is whole is not deployed again.
+    let failed = async || host.ask("GET", "/v1/status", None).await.json()["failed"].take();
+    host.push("/v1/functions/f/versions?version=1.0.0", "1.0.0").await;
+    assert_eq!(failed().await.as_object().unwrap().len(), 2);
+    host.engine.calls();
+    let pushed = host.push("/v1/functions/f/versions?version=2.0.0", "2.0.0").await;
+    assert_eq!(pushed.status, StatusCode::OK, "{}", pushed.text);
+    assert_eq!(failed().await, json!({}));
+    let calls = host.engine.calls();
+    assert_eq!(calls[1..], ["deploy default/a f@2.0.0", "deploy default/b f@2.0.0"]);
+    host.push("/v1/functions/f/versions?version=2.0.0", "2.0.0").await;
+    assert_eq!(host.engine.asked("deploy"), 0);
 }
 
 #[tokio::test]

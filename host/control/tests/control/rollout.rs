@@ -159,6 +159,41 @@ async fn a_fault_in_the_first_seconds_brings_the_old_version_back_everywhere() {
     assert_eq!(function["newest"], "2.0.0");
 }
 
+/// The data plane would go back to it by itself, and the store would not know it any more.
+#[tokio::test]
+async fn the_version_before_one_that_is_watched_stays() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
+    let remove = || host.ask("DELETE", "/v1/functions/f/versions/1.0.0", None);
+    let (_, detail) = remove().await.problem(409);
+    assert!(
+        detail.starts_with("version 1.0.0 of function f comes back if version 2.0.0"),
+        "{detail}"
+    );
+    let now = host.last_event();
+    host.engine.emit(EngineEvent::RolledBack {
+        chain: chain("a"),
+        function: "f".parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+        message: "trap: unreachable".into(),
+    });
+    host.wait_for("rolled-back", now);
+    let removed = host.ask("DELETE", "/v1/functions/f/versions/2.0.0", None).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
+    // Nobody watches any more.
+    host.push("/v1/functions/f/versions?version=3.0.0", "3").await;
+    host.ask("POST", SWAP, Some(json!({"to": "3.0.0"}))).await;
+    remove().await.problem(409);
+    let mut config = crate::common::config(crate::common::CONFIG);
+    config.rollout.watch = Period::milliseconds(0);
+    host.control.reload(&config).unwrap();
+    let other = json!({"name": "a", "function": [{"use": "f", "version": "1.0.0"}]});
+    host.ask("PUT", "/v1/chains/a", Some(other)).await;
+    host.ask("POST", SWAP, Some(json!({"to": "3.0.0"}))).await;
+    assert_eq!(remove().await.status, StatusCode::NO_CONTENT);
+}
+
 #[tokio::test]
 async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
     let host = Host::new();
