@@ -208,7 +208,7 @@ impl Control {
         };
         let tenants = &of(&before, &config.listeners) | &of(&config.listeners, &before);
         let turns: Vec<Turn> = tenants.iter().map(|tenant| self.turn(tenant)).collect();
-        let _taken: Vec<_> = turns.iter().map(Turn::take).collect();
+        let _taken = Turn::take_all(&turns);
         self.takes_changes()?;
         let waiting = self.engine.reload(config)?;
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
@@ -383,6 +383,32 @@ pub(crate) struct Turn(Arc<tokio::sync::Mutex<()>>);
 impl Turn {
     pub(crate) fn take(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.0.blocking_lock()
+    }
+
+    /// Takes all of them. While it waits for one it has no other, unless there is always somebody who has one.
+    fn take_all(turns: &[Self]) -> Vec<tokio::sync::MutexGuard<'_, ()>> {
+        /// Times that it begins anew.
+        const TRIES: usize = 16;
+        let mut busy = None;
+        for _ in 0..TRIES {
+            let waited = busy.map(|number: usize| (number, turns[number].take()));
+            let has = |number| waited.as_ref().is_some_and(|(waited, _)| *waited == number);
+            let mut taken = Vec::with_capacity(turns.len());
+            busy = None;
+            for (number, turn) in turns.iter().enumerate().filter(|(number, _)| !has(*number)) {
+                let Ok(turn) = turn.0.try_lock() else {
+                    busy = Some(number);
+                    break;
+                };
+                taken.push(turn);
+            }
+            if busy.is_none() {
+                taken.extend(waited.map(|(_, turn)| turn));
+                return taken;
+            }
+        }
+        // In the order of their names, as everybody who takes several.
+        turns.iter().map(Self::take).collect()
     }
 }
 

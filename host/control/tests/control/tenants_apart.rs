@@ -382,3 +382,33 @@ async fn a_host_that_stops_takes_no_changes_and_deploys_nothing_more() {
     std::thread::scope(|scope| scope.spawn(|| host.control.restore()).join()).unwrap();
     assert_eq!(host.engine.calls(), Vec::<String>::new());
 }
+
+/// Listeners of both tenants change: while the host waits for one, what the other changes does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_that_wait_for_one_tenant_hold_up_no_other() {
+    let host = host().await;
+    let listeners = ["acme", "default"].map(|tenant| {
+        format!(
+            "[[listener]]\nname = \"of-{tenant}\"\ntenant = \"{tenant}\"\naddress = \"127.0.0.1:0\"\n\
+             protocol = \"http\"\nupstream = [\"127.0.0.1:9\"]\n"
+        )
+    });
+    let changed = config(&format!("{CONFIG}{}", listeners.concat()));
+    let waiting = host.engine.hold("deploy default/a");
+    let apply = {
+        let host = Arc::clone(&host);
+        tokio::spawn(async move { host.ask("PUT", "/v1/chains/a", Some(chain("a"))).await })
+    };
+    tokio::task::block_in_place(|| host.engine.wait_for("deploy default/a", 1));
+    let reload = {
+        let host = Arc::clone(&host);
+        std::thread::spawn(move || host.control.reload_listeners(&changed))
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let answer = in_time(host.ask_with(OPERATOR, "PUT", "/v1/chains/a", Some(chain("a")))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert!(!reload.is_finished(), "it waits for default");
+    drop(waiting);
+    assert_eq!(in_time(apply).await.unwrap().status, StatusCode::OK);
+    tokio::task::block_in_place(|| reload.join().unwrap()).unwrap();
+}
