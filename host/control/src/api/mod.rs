@@ -13,6 +13,7 @@ mod pieces;
 mod places;
 mod problem;
 mod server;
+mod socket;
 mod stall;
 mod stay;
 mod steering;
@@ -45,6 +46,7 @@ use pieces::Pieces;
 use places::Places;
 pub use problem::Problem;
 pub use server::{ServeError, Server, bind_unix, check_socket};
+pub use socket::SocketLock;
 pub use tenants::{TenantRequest, TokenRequest};
 
 /// What may be changed while the API runs.

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt as _;
 
+use super::socket::{Identity, is_served};
 use super::stall::{Bound, Bounded, Impatient};
 use super::{Api, Peer};
 
@@ -71,7 +72,7 @@ pub enum ServeError {
     },
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
+pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
     let what = what.into();
     move |source| ServeError::Io { what, source }
 }
@@ -94,15 +95,12 @@ pub fn check_socket(path: &Path) -> Result<(), ServeError> {
 /// When a living host or something else is there, or the system says no.
 pub fn bind_unix(path: &Path) -> Result<StdUnixListener, ServeError> {
     let io = |what: &str| io_error(format!("{what} {}", path.display()));
-    check_socket(path)?;
-    if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        make_directory(directory).map_err(io("making the directory of"))?;
-    }
+    prepare(path)?;
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(ServeError::NoSocket(path.into()));
         }
-        Ok(_) if StdUnixStream::connect(path).is_ok() => {
+        Ok(_) if is_served(path).map_err(io("connecting to"))? => {
             return Err(ServeError::InUse(path.into()));
         }
         Ok(_) => fs::remove_file(path).map_err(io("removing the old"))?,
@@ -122,28 +120,31 @@ pub fn bind_unix(path: &Path) -> Result<StdUnixListener, ServeError> {
     Ok(listen().map_err(|e| io("listening on")(e.into()))?.into())
 }
 
-fn make_directory(directory: &Path) -> io::Result<()> {
-    match fs::metadata(directory) {
-        // Where everybody may write, only the sticky bit keeps others from putting a socket of theirs in the place of ours.
-        Ok(found) if found.permissions().mode() & 0o1002 == 0o002 => tracing::warn!(
-            "everybody may write to {}, where the API's socket is, and put another one in its place: take that right away (`chmod o-w`), or name another `[api] socket`",
-            directory.display()
-        ),
-        Ok(_) => {}
-        Err(_) => {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            tracing::info!(
-                "made {} for the API's socket: mode 0700, for this user alone",
-                directory.display()
-            );
-        }
-    }
+/// Makes the directory of a socket that can be.
+pub(super) fn prepare(socket: &Path) -> Result<(), ServeError> {
+    check_socket(socket)?;
+    let Some(directory) = directory_of(socket).filter(|directory| !directory.exists()) else {
+        return Ok(());
+    };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(io_error(format!("making the directory of {}", socket.display())))?;
+    tracing::info!(
+        "made {} for the API's socket: mode 0700, for this user alone",
+        directory.display()
+    );
     Ok(())
+}
+
+/// The directory of a socket, if its path names one.
+pub(super) fn directory_of(socket: &Path) -> Option<&Path> {
+    socket.parent().filter(|directory| !directory.as_os_str().is_empty())
 }
 
 /// The API, listening.
 pub struct Server {
     socket: PathBuf,
+    /// The file that was made there.
+    made: Identity,
     local: UnixListener,
     remote: Option<TcpListener>,
     router: Router,
@@ -167,7 +168,9 @@ impl Server {
             None => None,
         };
         let local = UnixListener::from_std(bind_unix(socket)?).map_err(io_error("listening"))?;
-        Ok(Self { socket: socket.to_owned(), local, remote, router: api.router() })
+        let made = Identity::of(socket);
+        let made = made.map_err(io_error(format!("looking at {}", socket.display())))?;
+        Ok(Self { socket: socket.to_owned(), made, local, remote, router: api.router() })
     }
 
     /// The TCP address, with the port that the system chose.
@@ -210,7 +213,9 @@ impl Server {
                 drop(place);
             });
         }
-        if let Err(error) = fs::remove_file(&self.socket) {
+        // Another one that somebody put there is his.
+        let ours = Identity::of(&self.socket).is_ok_and(|found| found == self.made);
+        if ours && let Err(error) = fs::remove_file(&self.socket) {
             tracing::warn!("cannot remove {}: {error}", self.socket.display());
         }
         if tokio::time::timeout(LAST_REQUESTS, graceful.shutdown()).await.is_err() {

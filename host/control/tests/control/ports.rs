@@ -81,12 +81,13 @@ async fn a_port_that_is_another_tenants_now_is_not_kept_by_a_chain_that_had_it()
         });
     let host = host.restart_on(&config).restored();
     let why = host.ask("GET", "/v1/chains/old", None).await.json()["failed"].take();
-    assert!(why.as_str().unwrap().starts_with("there is no port in: tenant default has"), "{why}");
+    assert!(why.as_str().unwrap().contains("there is no port in: tenant default has"), "{why}");
     let answer = host.ask("PUT", "/v1/chains/new?tenant=acme", Some(chain("new"))).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
     // Within a tenant it has one chain, or several that share it.
     let another = host.ask("PUT", "/v1/chains/another?tenant=acme", Some(chain("another"))).await;
-    assert_eq!(another.problem(409).1, "port in belongs to chain new");
+    let (_, detail) = another.problem(409);
+    assert!(detail.contains("port in belongs to chain new"), "{detail}");
 }
 
 #[tokio::test]

@@ -3,10 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use weir_control::api::{ServeError, Server, bind_unix};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use weir_control::api::{ServeError, Server, SocketLock, bind_unix};
 
 use crate::common::Host;
 
@@ -103,6 +106,67 @@ async fn a_dead_hosts_socket_is_replaced_and_other_files_are_not() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     let long = directory.path().join("x".repeat(200));
     assert!(matches!(bind_unix(&long), Err(ServeError::TooLong(_))));
+}
+
+/// A host that hangs, with a full queue of connections, is one that lives: it is told at once that it has the socket.
+#[test]
+fn a_socket_whose_host_hangs_is_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let socket = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+    };
+    let hangs = socket();
+    rustix::net::bind(&hangs, &address).unwrap();
+    rustix::net::listen(&hangs, 0).unwrap();
+    let mut queue = Vec::new();
+    loop {
+        let client = socket();
+        match rustix::net::connect(&client, &address) {
+            Ok(()) => queue.push(client),
+            Err(error) => break assert_eq!(error, Errno::AGAIN),
+        }
+    }
+    let (sender, told) = mpsc::channel();
+    std::thread::spawn({
+        let path = path.clone();
+        move || sender.send((SocketLock::take(&path).unwrap_err(), bind_unix(&path).unwrap_err()))
+    });
+    let told = told.recv_timeout(Duration::from_secs(10)).expect("it waits for the host");
+    assert!(matches!(told, (ServeError::InUse(_), ServeError::InUse(_))), "{told:?}");
+    assert!(path.exists());
+    // Nor is what is no host's at all taken for a dead one's.
+    let other = directory.path().join("other.sock");
+    let _other = UnixDatagram::bind(&other).unwrap();
+    assert!(matches!(bind_unix(&other), Err(ServeError::Io { .. })));
+    assert!(other.exists());
+}
+
+#[test]
+fn of_hosts_that_start_at_once_one_has_the_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run/api.sock");
+    let one = SocketLock::take(&path).unwrap();
+    let error = SocketLock::take(&path).unwrap_err();
+    assert!(matches!(error, ServeError::InUse(_)), "{error}");
+    assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+    drop(one);
+    drop(SocketLock::take(&path).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_removes_its_own_socket_only() {
+    let host = Host::new();
+    let socket = host.path("api.sock");
+    let server = Server::bind(&host.api, &socket, None).await.unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    std::fs::rename(&socket, host.path("old.sock")).unwrap();
+    let _another = UnixListener::bind(&socket).unwrap();
+    host.stop();
+    serving.await.unwrap();
+    assert!(socket.exists());
 }
 
 /// A client that is refused while it still sends gets the answer, not a broken connection.

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use weir_control::api::{Api, Limits, Server};
+use weir_control::api::{Api, Limits, Server, SocketLock};
 use weir_control::store::Store;
 use weir_control::{Control, ControlError};
 use weir_sandbox::{CodeCache, Compiler, Sandbox, SandboxConfig};
@@ -60,10 +60,12 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
         .context("starting the API's threads")?;
     // Before anything is changed that has to be undone.
     let signals = runtime.block_on(async { Signals::new() })?;
-    // First of all the store, because it tells whether there is another host.
+    // First of all the store and the socket, because they tell whether there is another host.
     let store = Store::open(&read.config.store.path).context(
         "the store cannot be opened; `[store] path` in the configuration says where it is",
     )?;
+    let socket = SocketLock::take(&read.config.api.socket);
+    let _socket = socket.map_err(|error| read.locate(located::api(&error).into()))?;
     // Undone when dropped, behind all that uses it.
     let mut nics = Nics::new(&read.config.store.path)?;
     let prepared = nics.prepare(&mut read.config);
@@ -210,7 +212,8 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
     let mut is_ready = false;
     // It may have to wait for a change that takes long, and signals are heard all the same.
     let mut reloading = std::pin::pin!(Fuse::terminated());
-    let mut once_more = false;
+    // What was read meanwhile, last.
+    let mut next = None;
     loop {
         tokio::select! {
             restored = &mut restored, if !is_ready => {
@@ -227,13 +230,17 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
             }
             asked = signals.next() => match asked {
                 Asked::Stop => break,
-                Asked::Reload if reloading.is_terminated() => {
-                    reloading.set(reload(control, &api, read).fuse());
+                Asked::Reload => {
+                    let again = read_again(control, &api, read);
+                    if reloading.is_terminated() {
+                        reloading.set(take_over(control, again).fuse());
+                    } else {
+                        next = Some(again);
+                    }
                 }
-                Asked::Reload => once_more = true,
             },
-            () = &mut reloading => if std::mem::take(&mut once_more) {
-                reloading.set(reload(control, &api, read).fuse());
+            () = &mut reloading => if let Some(again) = next.take() {
+                reloading.set(take_over(control, again).fuse());
             },
         }
     }
@@ -284,26 +291,37 @@ async fn drain(control: &Arc<Control>) {
     }
 }
 
-/// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing. Listeners may be refused
-/// because of what runs, which keeps nobody's token.
-async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
-    let again = async {
-        let read = Configuration::read(started.file.as_deref())?;
-        let (limits, config) = (limits(&read.config), read.config.clone());
-        let control = Arc::clone(control);
-        let later = started.as_written().waits_for_start(&read.as_written());
-        let mut waiting = match &later[..] {
-            [] => Vec::new(),
-            later => vec![format!("{} (from the next start on)", later.join(", "))],
-        };
-        let reloading = aside("weir-reload", move || {
-            control.reload(&config)?;
-            let tenants = control.know_tenants(&config);
-            Ok::<_, ControlError>((tenants, control.reload_listeners(&config)))
+/// A configuration that was read again, of which that is in force which needs nobody's consent.
+struct ReadAgain {
+    read: Configuration,
+    /// What waits for the next start.
+    waiting: Vec<String>,
+}
+
+/// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing. A token that is taken away is so
+/// when this is back: nothing is waited for.
+fn read_again(control: &Control, api: &Api, started: &Configuration) -> Result<ReadAgain> {
+    let read = Configuration::read(started.file.as_deref())?;
+    control.reload(&read.config).map_err(|error| read.locate(error.into()))?;
+    api.set_limits(limits(&read.config));
+    files::warn_of_too_few(&read.config);
+    let later = started.as_written().waits_for_start(&read.as_written());
+    let waiting = match &later[..] {
+        [] => Vec::new(),
+        later => vec![format!("{} (from the next start on)", later.join(", "))],
+    };
+    Ok(ReadAgain { read, waiting })
+}
+
+/// Takes over the rest, and tells what came of it. Listeners may be refused because of what runs, which keeps nobody's token.
+async fn take_over(control: &Arc<Control>, again: Result<ReadAgain>) {
+    let outcome = async {
+        let ReadAgain { read, mut waiting } = again?;
+        let (acting, config) = (Arc::clone(control), read.config.clone());
+        let acted = aside("weir-reload", move || {
+            (acting.know_tenants(&config), acting.reload_listeners(&config))
         });
-        let (tenants, listeners) = reloading.await?.map_err(|error| read.locate(error.into()))?;
-        files::warn_of_too_few(&read.config);
-        api.set_limits(limits);
+        let (tenants, listeners) = acted.await?;
         let mut problems = Vec::new();
         problems.extend(tenants.err());
         match listeners {
@@ -316,7 +334,7 @@ async fn reload(control: &Arc<Control>, api: &Api, started: &Configuration) {
         anyhow::ensure!(problems.is_empty(), problems.join("\n"));
         anyhow::Ok(waiting)
     };
-    match again.await {
+    match outcome.await {
         Ok(waiting) => control.reloaded(Ok(&waiting)),
         Err(error) => control.reloaded(Err(&format!("{error:#}"))),
     }

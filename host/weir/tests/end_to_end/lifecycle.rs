@@ -160,6 +160,72 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     assert_eq!(status.status, Some(0));
 }
 
+/// It finds out before it touches anything, also when the socket of the first is not there any more.
+#[test]
+fn a_host_whose_socket_another_one_has_does_not_start() {
+    let first = Host::start(CONFIG);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = first.path("api.sock").display().to_string();
+    fs::write(directory.path().join("weir.toml"), CONFIG.replace("api.sock", &socket)).unwrap();
+    fs::remove_file(&socket).unwrap();
+    let second = weir(directory.path(), &["run"]);
+    assert_eq!(second.status, Some(1));
+    assert!(second.err.contains("api.sock is in use by another host"), "{}", second.err);
+}
+
+/// A SIGHUP has listeners wait for a change that takes long; the next one takes a token away meanwhile.
+#[test]
+fn a_token_is_taken_away_at_once_whatever_is_being_changed() {
+    let file = |token: &str, upstream: u16| {
+        format!(
+            "[api]\nsocket = \"api.sock\"\nlisten = \"127.0.0.1:0\"\n[[api.token]]\nname = \"beta\"\n\
+             token = \"{token}\"\nrole = \"viewer\"\ntenant = \"beta\"\n[store]\npath = \"store\"\n\
+             [[listener]]\nname = \"web\"\ntenant = \"acme\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
+             upstream = [\"127.0.0.1:{upstream}\"]\n"
+        )
+    };
+    let mut host = Host::start(&file("0123456789abcdef-old", 9));
+    host.wait_for("it says its address", |host| host.log().contains("address="));
+    let log = host.log();
+    let address = log.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let url = format!("http://{address}");
+    host.write("f.wasm", slow_to_configure());
+    host.ok(&["--tenant", "acme", "function", "push", "f.wasm", "--name", "gate"]);
+    let function = |n: u32| format!("[[function]]\nuse = \"gate\"\nname = \"gate{n}\"\n");
+    let functions: String = (0..8).map(function).collect();
+    host.write("slow.toml", format!("name = \"slow\"\n{functions}"));
+    let ticks = |host: &Host| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", host.pid())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        fields.skip(11).next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = ticks(&host);
+    let mut applying = Command::new(WEIR)
+        .args(["--api", "unix:api.sock", "--tenant", "acme", "chain", "apply", "slow.toml"])
+        .current_dir(host.directory.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    host.wait_for("it configures", |host| ticks(host) > before + 30);
+    host.write("weir.toml", file("0123456789abcdef-old", 10));
+    host.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(200));
+    host.write("weir.toml", file("0123456789abcdef-new", 10));
+    host.signal(Signal::HUP);
+    let knows = |host: &Host, token: &str| {
+        let asks = ["--api", &url, "--token", token, "status"];
+        weir(host.directory.path(), &asks).status == Some(0)
+    };
+    host.wait_for("the old token is gone", |host| !knows(host, "0123456789abcdef-old"));
+    assert!(knows(&host, "0123456789abcdef-new"));
+    let log = host.log();
+    assert!(!log.contains("the configuration was"), "the listeners had not to wait:\n{log}");
+    // Both are told when it is over, in their order.
+    assert!(applying.wait().unwrap().success());
+    let read = |host: &Host| host.log().matches("the configuration was read again").count();
+    host.wait_for("both are taken", |host| read(host) == 2);
+}
+
 #[test]
 fn the_api_and_signals_do_not_wait_for_chains_that_are_slow_to_come_back() {
     let host = Host::start(guests::TRAFFIC);
