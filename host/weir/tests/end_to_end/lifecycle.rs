@@ -196,8 +196,8 @@ fn a_token_is_taken_away_at_once_whatever_is_being_changed() {
     host.write("slow.toml", format!("name = \"slow\"\n{functions}"));
     let ticks = |host: &Host| {
         let stat = fs::read_to_string(format!("/proc/{}/stat", host.pid())).unwrap();
-        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-        fields.skip(11).next().unwrap().parse::<u64>().unwrap()
+        let mut fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        fields.nth(11).unwrap().parse::<u64>().unwrap()
     };
     let before = ticks(&host);
     let mut applying = Command::new(WEIR)
