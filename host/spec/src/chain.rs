@@ -7,13 +7,17 @@ use semver::Version;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::invalid::{Check, Invalid};
+use crate::list::{Keyed, at_most};
 use crate::manifest::limits;
 use crate::text::counted;
-use crate::workers::WorkerCount;
+use crate::workers::{WORKERS_MAX, WorkerCount};
 use crate::{Name, Period, Size, Table, World};
 
 /// Functions in a chain at most.
 const FUNCTIONS_MAX: usize = 64;
+
+/// Chains at most to which a function may move flows.
+const TARGETS_MAX: usize = 4096;
 
 /// Instances of a function of the world `wasi:http/proxy` at most, at a time and on a thread.
 const INSTANCES_MAX: u32 = 10_000;
@@ -98,13 +102,26 @@ pub struct Chain {
 
 /// As many functions as a chain can have.
 fn functions<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<FunctionUse>, D::Error> {
-    let functions = Vec::deserialize(from)?;
-    if (1..=FUNCTIONS_MAX).contains(&functions.len()) {
-        return Ok(functions);
+    let too_many =
+        format_args!("the chain has too many functions; allowed are 1 to {FUNCTIONS_MAX}");
+    let functions: Vec<_> = at_most(from, FUNCTIONS_MAX, too_many)?;
+    if functions.is_empty() {
+        let message = format!("the chain has 0 functions; allowed are 1 to {FUNCTIONS_MAX}");
+        return Err(serde::de::Error::custom(message));
     }
-    let found = functions.len();
-    let message = format!("the chain has {found} functions; allowed are 1 to {FUNCTIONS_MAX}");
-    Err(serde::de::Error::custom(message))
+    Ok(functions.into_iter().map(|Keyed(function)| function).collect())
+}
+
+/// As many tables as a host can have workers.
+fn tables<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Table>, D::Error> {
+    let too_many = format_args!("there are too many tables; allowed is one for each worker");
+    at_most(from, usize::from(WORKERS_MAX), too_many)
+}
+
+/// As many chains as a function can tell apart.
+fn targets<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Name>, D::Error> {
+    let too_many = format_args!("there are too many chains; allowed are {TARGETS_MAX}");
+    at_most(from, TARGETS_MAX, too_many)
 }
 
 const fn yes() -> bool {
@@ -177,7 +194,8 @@ pub struct FunctionUse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_verdicts: Option<bool>,
     /// Chains to which it may move flows, between the same ports; it counts them from 1, 0 is the kernel's stack.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "targets", skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 4096))]
     pub targets: Vec<Name>,
     /// Whether its instances on all workers have one state region together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,8 +205,8 @@ pub struct FunctionUse {
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub config: Table,
     /// What is different on each worker: one table for each, whose keys go before those of `config`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
+    #[serde(default, deserialize_with = "tables", skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>, max_items = 1024))]
     pub per_worker: Vec<Table>,
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// A step on the way to a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     /// Into a table, by key.
     Key(String),

@@ -3,10 +3,9 @@
 //! A function answers `configure` with a text. Those made with our SDK begin with the keys that lead to the value, such
 //! as `rules[3]: dport: "99999" is not a number`; of others nothing is known, and their whole text is the message.
 
-use serde_json::Value;
-
 use crate::chain::Chain;
 use crate::invalid::{Invalid, Segment, explain};
+use crate::parts::parts;
 
 impl Chain {
     /// What is wrong with this chain when the function of that name refused its configuration with this message.
@@ -16,8 +15,7 @@ impl Chain {
         let Some(place) = self.functions.iter().position(|f| f.label() == function) else {
             return Invalid::whole(said(message));
         };
-        let config = Value::Object(self.functions[place].config.map());
-        let (path, rest) = follow(&config, message);
+        let (path, rest) = follow(self.functions[place].config.as_str(), message);
         let (text, help) = explain(rest);
         let invalid = Invalid { path, message: said(&text), help };
         invalid.within("config").within_array("function", place)
@@ -25,7 +23,7 @@ impl Chain {
 }
 
 /// Follows the keys with which the text begins as far as they lead; the rest is what it says.
-fn follow<'t>(config: &Value, text: &'t str) -> (Vec<Segment>, &'t str) {
+fn follow<'t>(config: &str, text: &'t str) -> (Vec<Segment>, &'t str) {
     let (mut path, mut at, mut rest) = (Vec::new(), config, text);
     while let Some((head, tail)) = rest.split_once(": ") {
         let step = Invalid::path_of(head).and_then(|steps| Some((lead(at, &steps)?, steps)));
@@ -43,10 +41,15 @@ fn follow<'t>(config: &Value, text: &'t str) -> (Vec<Segment>, &'t str) {
     (path, rest)
 }
 
-fn lead<'v>(value: &'v Value, path: &[Segment]) -> Option<&'v Value> {
-    path.iter().try_fold(value, |value, segment| match segment {
-        Segment::Key(key) => value.get(key),
-        Segment::Index(index) => value.get(index),
+fn lead<'v>(value: &'v str, path: &[Segment]) -> Option<&'v str> {
+    path.iter().try_fold(value, |value, segment| {
+        let mut found = None;
+        parts(value, |at, part| {
+            if at == *segment {
+                found = Some(part.get());
+            }
+        });
+        found
     })
 }
 

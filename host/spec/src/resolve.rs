@@ -140,9 +140,7 @@ impl FunctionUse {
 
     /// The configuration, except where this says otherwise.
     fn config_with(&self, own: &Table) -> String {
-        let mut config = self.config.map();
-        config.extend(own.map());
-        serde_json::Value::Object(config).to_string()
+        self.config.with(own)
     }
 }
 

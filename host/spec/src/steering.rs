@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Name;
 use crate::invalid::{Check, Invalid};
+use crate::list::{Keyed, at_most};
 use crate::packet::{IpPrefix, IpProtocol, PortRange};
 use crate::xdp::{EtherType, MacAddress, check_vlan};
 
@@ -28,13 +29,9 @@ pub struct Steering {
 
 /// As many rules as there can be.
 fn rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SteeringRule>, D::Error> {
-    let rules = Vec::deserialize(from)?;
-    if rules.len() <= RULES_MAX {
-        return Ok(rules);
-    }
-    let found = rules.len();
-    let message = format!("there are {found} rules; allowed are {RULES_MAX}");
-    Err(serde::de::Error::custom(message))
+    let too_many = format_args!("there are too many rules; allowed are {RULES_MAX}");
+    let rules = at_most(from, RULES_MAX, too_many)?;
+    Ok(rules.into_iter().map(|Keyed(rule)| rule).collect())
 }
 
 /// Where packets go that go to no chain.

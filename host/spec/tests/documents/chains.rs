@@ -36,12 +36,24 @@ fn the_documented_chain_is_read() {
 }
 
 #[test]
-fn a_chain_survives_json_and_toml() {
+fn a_chain_survives_json() {
     let chain = Document::<Chain>::parse("edge.toml", CHAIN).unwrap().value;
     let json = serde_json::to_string(&chain).unwrap();
     assert_eq!(serde_json::from_str::<Chain>(&json).unwrap(), chain);
-    let toml = toml::to_string(&chain).unwrap();
-    assert_eq!(Document::<Chain>::parse("again.toml", &toml).unwrap().value, chain);
+}
+
+/// Serde takes the values of a model without their keys, too.
+#[test]
+fn a_list_is_no_table() {
+    let read = |functions: &str| {
+        let text = format!(r#"{{"name": "c", "function": {functions}}}"#);
+        serde_json::from_str::<Chain>(&text).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(r#"[{"use": "f"}]"#), Ok(()));
+    assert!(read(r#"[["f"]]"#).unwrap_err().starts_with("invalid type: sequence, expected a map"));
+    assert!(serde_json::from_str::<Steering>(r#"{"rule": [{}]}"#).is_ok());
+    assert!(serde_json::from_str::<Steering>(r#"{"rule": [[]]}"#).is_err());
+    assert!(serde_json::from_str::<Keyed<Steering>>("[]").is_err());
 }
 
 #[test]

@@ -8,8 +8,8 @@ mod nics;
 mod steering;
 
 use weir_spec::{
-    Access, Chain, Check, Document, HostConfig, Manifest, Name, OnFault, Period, Plane, PortKind,
-    Quota, Size, State, SteerTo, Steering, World, XdpMode, XdpPin,
+    Access, Chain, Check, Document, HostConfig, Keyed, Manifest, Name, OnFault, Period, Plane,
+    PortKind, Quota, Size, State, SteerTo, Steering, World, XdpMode, XdpPin,
 };
 
 #[track_caller]
