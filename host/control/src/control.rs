@@ -377,7 +377,7 @@ pub(crate) fn by_tenant<T>(
     Arc::clone(all.entry(tenant.clone()).or_insert_with(|| Arc::new(new())))
 }
 
-/// A tenant's turn; [`Turn::take`] waits for it. Who came first gets it first, also when one asks again and again.
+/// A tenant's turn, had or waited for; [`Turn::take`] waits for it. Who came first gets it first, also when one asks again and again.
 pub(crate) struct Turn(Arc<tokio::sync::Mutex<()>>);
 
 impl Turn {
@@ -409,6 +409,12 @@ impl Turn {
         }
         // In the order of their names, as everybody who takes several.
         turns.iter().map(Self::take).collect()
+    }
+
+    /// Whether somebody else has it, or waits for it.
+    pub(crate) fn is_shared(&self) -> bool {
+        // One is the host's, one is this.
+        Arc::strong_count(&self.0) > 2
     }
 }
 

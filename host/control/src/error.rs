@@ -38,6 +38,9 @@ pub enum ControlError {
         /// All that is wrong with it.
         reasons: Vec<String>,
     },
+    /// The caller's token was taken away since it asked.
+    #[error("the token was taken away meanwhile; nothing was changed")]
+    TokenGone,
     /// The caller may not do that.
     #[error("{0}")]
     Forbidden(String),

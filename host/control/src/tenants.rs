@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weir_spec::{Name, Role};
 
-use crate::auth;
-use crate::control::Control;
+use crate::auth::{self, Caller};
+use crate::control::{Control, Turn};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::store::{TenantRecord, TokenRecord};
@@ -96,9 +96,14 @@ impl Control {
     /// Makes a tenant, or changes its description. The answer tells whether it is new.
     ///
     /// # Errors
-    /// When the store is full.
+    /// When the store is full, or one of that name was removed and what it had begun has not ended: it would end in this one.
     pub fn put_tenant(&self, name: &Name, description: String) -> Result<bool, ControlError> {
         let new = self.store.change(|state| {
+            if !state.tenants.contains_key(name) && self.turn(name).is_shared() {
+                return Err(ControlError::Conflict(format!(
+                    "the tenant {name} that was removed has something under way: try again when that has ended"
+                )));
+            }
             let record = Arc::new(TenantRecord { description });
             Ok::<_, ControlError>(state.tenants.insert(name.clone(), record).is_none())
         })?;
@@ -106,6 +111,19 @@ impl Control {
             self.note_tenant(EventKind::TenantAdded, name, format!("tenant {name} was added"));
         }
         Ok(new)
+    }
+
+    /// Lets a caller begin a change. As long as its turn is there its tenant's name is nobody else's.
+    ///
+    /// # Errors
+    /// When its token was taken away since it asked.
+    pub(crate) fn begin(&self, caller: &Caller) -> Result<Option<Turn>, ControlError> {
+        // In this order: who is found to have a token is counted when that is gone with its tenant.
+        let turn = caller.own_tenant().map(|tenant| self.turn(tenant));
+        if !self.knows(caller) {
+            return Err(ControlError::TokenGone);
+        }
+        Ok(turn)
     }
 
     /// Who there is, and who may come, is for administrators: it is told as the host's own.

@@ -1,6 +1,6 @@
 //! `/v1/chains`
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -65,13 +65,16 @@ pub(super) async fn apply(
     body: Body,
 ) -> Result<Response, Problem> {
     let condition = extract::condition(&headers)?;
-    // First the place: what waits for one takes no memory.
+    // First the places: what waits for one takes no memory.
+    let bytes = body.size_hint().upper();
+    let large = api.places.large(&caller, bytes).await;
     let place = api.places.change(&caller).await;
     let file = extract::File::json(&headers, body, extract::CHAIN_MAX).await?;
-    let applied = api.work(move |control| {
-        let _place = place;
+    let by = caller.clone();
+    let applied = api.begin(&caller, move |control| {
+        let _places = (large, place);
         let chain: Chain = file.parse()?;
-        let tenant = caller.tenant(query.tenant.or_else(|| chain.tenant.clone()))?;
+        let tenant = by.tenant(query.tenant.or_else(|| chain.tenant.clone()))?;
         if chain.name != name {
             let detail = format!(
                 "the body's chain is {}, the path's is {name}: use the same name in both",
@@ -99,9 +102,9 @@ pub(super) async fn trace(
 ) -> Result<Json<ChainTrace>, Problem> {
     let id = ChainId::new(&caller.tenant(query.tenant)?, &name);
     let place = api.places.trace(&caller).await;
-    let trace = api.run(move |control| {
+    let trace = api.begin(&caller, move |control| {
         let _place = place;
-        control.trace(&id, &request)
+        Ok(control.trace(&id, &request)?)
     });
     trace.await.map(Json)
 }
@@ -126,7 +129,8 @@ pub(super) async fn tap(
     let place = api.places.stream(&caller)?;
     let stay = Stay::new(&api, caller);
     let tap = api.run(move |control| control.tap(&id, &request)).await?;
-    Ok(([(header::CONTENT_TYPE, kind)], tap::body(tap, place, stay)).into_response())
+    let end = Extension(stay.clone());
+    Ok((end, [(header::CONTENT_TYPE, kind)], tap::body(tap, place, stay)).into_response())
 }
 
 /// Takes a chain down and forgets it.

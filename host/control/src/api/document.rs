@@ -124,8 +124,10 @@ fn add_problems(operation: &mut Operation, changes: bool) {
         add("413", "The body is too large.");
         add("415", "The body has another type.");
     }
-    if streams {
-        add("429", "There are too many such streams already.");
+    if !open {
+        let too_many = "The tenant has too many requests under way already";
+        let of_streams = if streams { ", or there are too many such streams" } else { "" };
+        add("429", &format!("{too_many}{of_streams}."));
     }
     if conditions {
         add("412", "It is not as `If-Match` or `If-None-Match` says.");

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
-use weir_spec::{Check, Document, DocumentError, Invalid, Segment, explain};
+use weir_spec::{Check, Document, DocumentError, Invalid, Keyed, Segment, explain};
 
 use super::problem::Problem;
 use crate::condition::Condition;
@@ -85,7 +85,8 @@ impl File {
 #[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Where it is wrong is looked for only then: that takes twice the time.
-    serde_json::from_slice(bytes).or_else(|_| with_place(bytes))
+    let value = serde_json::from_slice::<Keyed<T>>(bytes).or_else(|_| with_place(bytes));
+    value.map(|Keyed(value)| value)
 }
 
 fn toml_problem(error: &DocumentError) -> Problem {

@@ -11,13 +11,14 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Query, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 
 use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
 use weir_spec::Name;
 
 use super::Api;
+use super::asked::shortened;
 use super::problem::Problem;
 use crate::auth::Caller;
 use crate::error::ControlError;
@@ -65,7 +66,7 @@ async fn who(State(api): State<Api>, request: Request, next: Next) -> Response {
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
         && let Some(left_out) = api.control.refusals.note(status.as_u16())
     {
-        let (path, status) = (path.path(), status.as_u16());
+        let (path, status) = (&*shortened(path.path()), status.as_u16());
         tracing::warn!(caller, %method, path, status, left_out, "refused");
     }
     response
@@ -82,7 +83,7 @@ async fn let_in(api: &Api, mut request: Request, next: Next) -> (String, Respons
     let _place = match &caller {
         Some(caller) => match api.places.request(caller) {
             Ok(place) => place,
-            Err(refused) => return (name, closing(refused)),
+            Err(refused) => return (name, last(refused)),
         },
         None => None,
     };
@@ -93,27 +94,24 @@ async fn let_in(api: &Api, mut request: Request, next: Next) -> (String, Respons
             }
             request.extensions_mut().insert(caller);
         }
-        None if open => {}
+        None if open => return (name, last(next.run(request).await)),
         None => {
             let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
             let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-            return (name, closing(problem));
+            return (name, last(problem));
         }
     }
     (name, next.run(request).await)
 }
 
 /// An answer that is the last one of its connection: others may have it.
-fn closing(problem: Problem) -> Response {
-    let close = [(header::CONNECTION, "close")];
-    (close, problem).into_response()
+fn last(answer: impl IntoResponse) -> Response {
+    ([(header::CONNECTION, "close")], answer).into_response()
 }
 
 /// Lets a request through that changes something, if it may, and notes whose it was.
 async fn change(api: &Api, caller: Caller, mut request: Request, next: Next) -> Response {
-    let (name, method, uri) =
-        (caller.name().to_owned(), request.method().clone(), request.uri().clone());
-    let tenant = caller.own_tenant().map(ToString::to_string).unwrap_or_default();
+    let (by, method, uri) = (caller.clone(), request.method().clone(), request.uri().clone());
     let response = match caller.may_change().and_then(|()| api.control.takes_changes()) {
         Ok(()) => {
             request.extensions_mut().insert(caller);
@@ -121,8 +119,7 @@ async fn change(api: &Api, caller: Caller, mut request: Request, next: Next) -> 
         }
         Err(refused) => Problem::from(refused).into_response(),
     };
-    let status = response.status().as_u16();
-    tracing::info!(caller = name, tenant, %method, %uri, status, "asked");
+    api.asked.tell(&by, &method, &uri, response.status());
     response
 }
 

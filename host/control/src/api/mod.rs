@@ -4,6 +4,7 @@
 //! themselves, so that it cannot say something else), limits of sizes and times. Handlers are thin: what
 //! they do is done by [`crate::Control`], on threads where it may block.
 
+mod asked;
 mod chains;
 mod document;
 mod extract;
@@ -38,6 +39,7 @@ use crate::auth::Caller;
 use crate::control::Control;
 use crate::engine::EngineError;
 use crate::error::ControlError;
+use asked::Asked;
 pub use document::document;
 pub use extract::TOML_MAX;
 pub use functions::SwapRequest;
@@ -64,6 +66,7 @@ pub struct Api {
     control: Arc<Control>,
     limits: Arc<RwLock<Limits>>,
     places: Places,
+    asked: Asked,
     /// True when the host stops; streams end then.
     stopping: watch::Receiver<bool>,
 }
@@ -73,7 +76,8 @@ impl Api {
     #[must_use]
     pub fn new(control: Arc<Control>, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
         let limits = Arc::new(RwLock::new(limits));
-        Self { control, limits, places: Places::default(), stopping }
+        let (places, asked) = (Places::default(), Asked::default());
+        Self { control, limits, places, asked, stopping }
     }
 
     /// Takes other limits.
@@ -92,8 +96,22 @@ impl Api {
         act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, Problem> {
         let place = self.places.change(caller).await;
-        self.run(move |control| {
+        self.begin(caller, move |control| {
             let _place = place;
+            Ok(act(control)?)
+        })
+        .await
+    }
+
+    /// Does something that blocks for a caller that has sent a body or waited for its place: it may have lost its token meanwhile.
+    async fn begin<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        act: impl FnOnce(&Control) -> Result<T, Box<Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let caller = caller.clone();
+        self.work(move |control| {
+            let _begun = control.begin(&caller)?;
             act(control)
         })
         .await

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
 
 use super::places::Place;
-use super::stall::Bounded;
 
 /// Bytes that a connection is given at a time; an answer of no more has no place.
 const PIECE: usize = 64 << 10;
@@ -18,24 +17,19 @@ const PIECE: usize = 64 << 10;
 /// See the module.
 pub(super) struct Pieces {
     rest: Bytes,
-    place: Place,
+    _place: Place,
 }
 
 impl Pieces {
     pub(super) fn new(text: Vec<u8>, place: Place) -> Self {
         let place = place.filter(|_| text.len() > PIECE);
-        Self { rest: text.into(), place }
+        Self { rest: text.into(), _place: place }
     }
 }
 
 impl IntoResponse for Pieces {
     fn into_response(self) -> Response {
-        let is_bounded = self.place.is_some();
-        let mut response = Body::new(self).into_response();
-        if is_bounded {
-            response.extensions_mut().insert(Bounded);
-        }
-        response
+        Body::new(self).into_response()
     }
 }
 

@@ -15,6 +15,10 @@ use crate::control::by_tenant;
 const UPLOADS: usize = 2;
 /// Changes that have a thread, on which all but one may wait for their turn; further ones wait without.
 const CHANGES: usize = 4;
+/// Bodies of more than [`LARGE`] that are read and looked through; further ones wait.
+const LARGE_BODIES: usize = 1;
+/// Bytes of a body that may be read beside others. What has no length yet may be any.
+const LARGE: u64 = 1 << 20;
 /// Traces, which have a thread as long as they last; further ones wait without.
 const TRACES: usize = 2;
 /// Requests of all kinds, those that wait for a place among them; further ones are refused. Each has one of the connections that there are
@@ -38,6 +42,7 @@ pub(super) struct Places {
     requests: ByTenant,
     uploads: ByTenant,
     changes: ByTenant,
+    large: ByTenant,
     traces: ByTenant,
     logs: ByTenant,
     answers: ByTenant,
@@ -51,6 +56,7 @@ impl Default for Places {
             requests: ByTenant::new(REQUESTS),
             uploads: ByTenant::new(UPLOADS),
             changes: ByTenant::new(CHANGES),
+            large: ByTenant::new(LARGE_BODIES),
             traces: ByTenant::new(TRACES),
             logs: ByTenant::new(LOGS),
             answers: ByTenant::new(ANSWERS),
@@ -84,6 +90,14 @@ impl Places {
     /// Waits until this caller may change something.
     pub(super) async fn change(&self, caller: &Caller) -> Place {
         self.changes.wait(caller.own_tenant()).await
+    }
+
+    /// Waits until this caller may send a body of so many bytes.
+    pub(super) async fn large(&self, caller: &Caller, bytes: Option<u64>) -> Place {
+        if bytes.is_some_and(|bytes| bytes <= LARGE) {
+            return None;
+        }
+        self.large.wait(caller.own_tenant()).await
     }
 
     /// Waits until this caller may trace.

@@ -87,6 +87,7 @@ impl From<ControlError> for Problem {
             ControlError::Conflict(_) | ControlError::Engine(EngineError::Conflict(_)) => {
                 (StatusCode::CONFLICT, "conflict")
             }
+            ControlError::TokenGone => (StatusCode::UNAUTHORIZED, "unauthorized"),
             ControlError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             ControlError::Engine(
                 EngineError::Refused(_)

@@ -1,5 +1,6 @@
 //! Listening: a Unix socket for the administrator, TCP for holders of tokens.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt as _;
 
 use super::socket::{Identity, is_served};
-use super::stall::{Bound, Bounded, Impatient};
+use super::stall::{Impatient, Sent};
 use super::{Api, Peer};
 
 /// Connections by TCP at the same time; others wait to be accepted.
@@ -30,7 +31,7 @@ const REMOTE_CONNECTIONS: usize = 512;
 const LOCAL_CONNECTIONS: usize = 128;
 /// Time for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time for which a client may take nothing of an answer that has its tenant's place.
+/// Longest time for which a client may take nothing of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for what is under way when the host stops.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -224,23 +225,23 @@ impl Server {
     }
 }
 
-/// Serves a client, which may take nothing of a large answer for so long.
+/// Serves a client, which may take nothing of an answer for so long.
 fn connection(
     stream: impl Stream + 'static,
     peer: Peer,
     router: Router,
     patience: Duration,
 ) -> impl GracefulConnection<Error = hyper::Error> {
-    let bound = Bound::default();
-    let stream = Impatient::new(stream, bound.clone(), patience);
+    let sent = Sent::default();
+    let stream = Impatient::new(stream, sent.clone(), patience);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, bound) = (router.clone(), bound.clone());
+        let (router, sent) = (router.clone(), sent.clone());
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
-            let response = router.oneshot(request).await;
-            bound.set(response.as_ref().is_ok_and(|r| r.extensions().get::<Bounded>().is_some()));
-            response
+            let mut response = router.oneshot(request).await?;
+            sent.begin(&mut response);
+            Ok::<_, Infallible>(response)
         }
     });
     hyper::server::conn::http1::Builder::new()
@@ -294,14 +295,14 @@ async fn accept(
 mod tests {
     use std::sync::Mutex;
 
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::api::pieces::Pieces;
 
-    /// A place that nobody gives back would be one less for all others of its tenant.
+    /// A place that nobody gives back would be one less for all others of its tenant, and a connection one less for everybody.
     #[tokio::test]
-    async fn who_takes_nothing_of_a_large_answer_loses_its_place() {
+    async fn who_takes_nothing_of_an_answer_loses_its_place_and_its_connection() {
         let serve = async |place, limit| {
             let answer = Arc::new(Mutex::new(Some(Pieces::new(vec![b' '; 1 << 20], place))));
             let handler = async move || answer.lock().unwrap().take().unwrap();
@@ -318,7 +319,29 @@ mod tests {
         let ended = serve(Some(place), Duration::from_secs(60)).await;
         assert!(ended.is_ok_and(|served| served.is_err()));
         assert_eq!(places.available_permits(), 1);
-        // Who has no place keeps none from others.
-        assert!(serve(None, Duration::from_millis(200)).await.is_err());
+        let ended = serve(None, Duration::from_secs(60)).await;
+        assert!(ended.is_ok_and(|served| served.is_err()));
+    }
+
+    /// Of an answer that ends the connection, as those to whoever has no token do, a little now and then is not enough.
+    #[tokio::test]
+    async fn the_last_answer_has_a_time_in_all() {
+        let close = [(hyper::header::CONNECTION, "close")];
+        let router = Router::new().fallback(async move || (close, vec![b' '; 1 << 20]));
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: weir\r\n\r\n").await.unwrap();
+        let served = connection(server, Peer::Remote, router, Duration::from_millis(200));
+        let drip = async {
+            let mut bytes = [0; 16];
+            while client.read(&mut bytes).await.is_ok_and(|bytes| bytes > 0) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            served = served => assert!(served.is_err()),
+            () = drip => {}
+            () = tokio::time::sleep(Duration::from_secs(30)) => panic!("it goes on"),
+        }
     }
 }

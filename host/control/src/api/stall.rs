@@ -1,42 +1,72 @@
-//! How long a client may take nothing of an answer for which it keeps its tenant's place. Streams may stand still for as long as their
-//! client likes.
+//! How long a client may take nothing of an answer: its connection is one of those that there are for all. Streams may stand still for as long
+//! as they may go on.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Marks an answer that is to be taken.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounded;
+use super::stay::Stay;
 
-/// Whether what a connection sends now is such an answer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Bound(Arc<AtomicBool>);
+/// Time for what a stream has sent when it ends.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 
-impl Bound {
-    pub(super) fn set(&self, holds: bool) {
-        self.0.store(holds, Ordering::Relaxed);
+const UNREAD: &str = "a stream has ended that its client does not read";
+
+/// What a connection sends.
+#[derive(Default)]
+enum Sending {
+    /// An answer, of which something has to be taken now and then.
+    #[default]
+    Answer,
+    /// The connection's last one, all of which has to be taken in that time: it may be one of somebody without a token.
+    Last,
+    /// A stream, until this ends.
+    Stream(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// A stream that has ended.
+    Ended,
+}
+
+/// What a connection sends now.
+#[derive(Clone, Default)]
+pub(super) struct Sent(Arc<Mutex<Sending>>);
+
+impl Sent {
+    /// It sends this response.
+    pub(super) fn begin(&self, response: &mut Response) {
+        let is_last = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+        let sending = match response.extensions_mut().remove::<Stay>() {
+            Some(mut stay) => Sending::Stream(Box::pin(async move {
+                stay.end().await;
+                tokio::time::sleep(LAST_BYTES).await;
+            })),
+            None if response.headers().get(header::CONNECTION).is_some_and(is_last) => {
+                Sending::Last
+            }
+            None => Sending::Answer,
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sending;
     }
 }
 
-/// A connection that breaks when nothing of such an answer is taken for so long.
+/// A connection that breaks when nothing of an answer is taken for so long, or of a stream when that has ended.
 pub(super) struct Impatient<S> {
     stream: S,
-    bound: Bound,
+    sent: Sent,
     patience: Duration,
-    /// Runs while nothing is taken.
+    /// Runs while nothing is taken; for the last answer from the first such moment on.
     over: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Impatient<S> {
-    pub(super) fn new(stream: S, bound: Bound, patience: Duration) -> Self {
-        Self { stream, bound, patience, over: None }
+    pub(super) fn new(stream: S, sent: Sent, patience: Duration) -> Self {
+        Self { stream, sent, patience, over: None }
     }
 
     fn written(
@@ -44,14 +74,27 @@ impl<S> Impatient<S> {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() || !self.bound.0.load(Ordering::Relaxed) {
-            self.over = None;
+        let mut sending = self.sent.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_ready() {
+            if !matches!(*sending, Sending::Last) {
+                self.over = None;
+            }
             return written;
         }
-        let patience = self.patience;
-        let over = self.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(over.as_mut().poll(cx));
-        let why = format!("its client has taken nothing of a large answer for {patience:?}");
+        let why = match &mut *sending {
+            Sending::Answer | Sending::Last => {
+                let patience = self.patience;
+                let over = self.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                ready!(over.as_mut().poll(cx));
+                format!("its client has not taken an answer for {patience:?}")
+            }
+            Sending::Stream(end) => {
+                ready!(end.as_mut().poll(cx));
+                *sending = Sending::Ended;
+                UNREAD.to_owned()
+            }
+            Sending::Ended => UNREAD.to_owned(),
+        };
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
     }
 }

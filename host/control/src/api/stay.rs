@@ -8,7 +8,8 @@ use super::Api;
 use crate::auth::Caller;
 use crate::control::Control;
 
-/// See the module.
+/// See the module. As an extension of an answer it says that this is a stream, which its client may leave unread for that long.
+#[derive(Clone)]
 pub(super) struct Stay {
     control: Arc<Control>,
     caller: Caller,

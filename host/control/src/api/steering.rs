@@ -1,6 +1,6 @@
 //! `/v1/steering`
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -50,11 +50,13 @@ pub(super) async fn apply(
 ) -> Result<(HeaderMap, Json<Steered>), Problem> {
     let tenant = caller.tenant(query.tenant)?;
     let condition = condition(&headers)?;
-    // First the place: what waits for one takes no memory.
+    // First the places: what waits for one takes no memory.
+    let bytes = body.size_hint().upper();
+    let large = api.places.large(&caller, bytes).await;
     let place = api.places.change(&caller).await;
     let file = File::any(&headers, body, BODY_MAX).await?;
-    let steered = api.work(move |control| {
-        let _place = place;
+    let steered = api.begin(&caller, move |control| {
+        let _places = (large, place);
         Ok(control.steer(&tenant, file.parse()?, &condition)?)
     });
     let steered: Steered = steered.await?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -101,6 +101,7 @@ pub(super) async fn events(
     let last = after(&headers, query.after)?;
     let place = api.places.stream(&caller)?;
     let stay = Stay::new(&api, caller);
+    let end = Extension(stay.clone());
     // First this: what happens from now on is not missed.
     let coming = api.control.events().coming();
     let now = *coming.borrow();
@@ -119,7 +120,8 @@ pub(super) async fn events(
         let event = listener.next().await?;
         Some((Ok::<_, Infallible>(sent(&event)), listener))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+    let events = Sse::new(events).keep_alive(KeepAlive::default());
+    Ok((end, events))
 }
 
 /// Somebody who is told events.
@@ -225,6 +227,8 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, Probl
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "host", operation_id = "openapi", security(()),
     responses((status = 200, description = "OpenAPI 3.1.", body = Object)))]
-pub(super) async fn openapi() -> Json<serde_json::Value> {
-    Json(super::document())
+pub(super) async fn openapi() -> impl IntoResponse {
+    // Made once: anybody may ask for it.
+    static TEXT: LazyLock<String> = LazyLock::new(|| super::document().to_string());
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
 }

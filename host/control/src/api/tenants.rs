@@ -60,7 +60,7 @@ pub(super) async fn put(
     extract::Json(request): extract::Json<TenantRequest>,
 ) -> Result<Response, Problem> {
     caller.must_be_admin()?;
-    let put = api.run(move |control| {
+    let put = api.change(&caller, move |control| {
         let new = control.put_tenant(&tenant, request.description)?;
         Ok((new, control.tenant(&tenant)?))
     });
@@ -79,7 +79,7 @@ pub(super) async fn remove(
     InPath(tenant): InPath<Name>,
 ) -> Result<StatusCode, Problem> {
     caller.must_be_admin()?;
-    api.run(move |control| control.remove_tenant(&tenant)).await?;
+    api.change(&caller, move |control| control.remove_tenant(&tenant)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -119,8 +119,8 @@ pub(super) async fn make_token(
 ) -> Result<Response, Problem> {
     caller.must_be_admin()?;
     let TokenRequest { role, description } = request;
-    let token = api.run(move |control| control.make_token(&tenant, role, description)).await?;
-    Ok((StatusCode::CREATED, Json(token)).into_response())
+    let made = api.change(&caller, move |control| control.make_token(&tenant, role, description));
+    Ok((StatusCode::CREATED, Json(made.await?)).into_response())
 }
 
 /// Makes a token worthless. For the administrator.
@@ -134,6 +134,6 @@ pub(super) async fn remove_token(
     InPath((tenant, id)): InPath<(Name, Name)>,
 ) -> Result<StatusCode, Problem> {
     caller.must_be_admin()?;
-    api.run(move |control| control.remove_token(&tenant, &id)).await?;
+    api.change(&caller, move |control| control.remove_token(&tenant, &id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -177,7 +177,7 @@ fn records_are_what_the_format_says() {
 
     const PREFIX: &str = "#/components/schemas/";
     const KNOWN: (u32, &str) =
-        (3, "b688dc9bb0190cd29d5acb5fbf64021d0ee98c2096ae3a9ec91e780ff06b6629");
+        (3, "f9e5e32a8622d74baf2d1ea25965263defb1cdb239fc390dadd74f0a82dafa64");
     /// Leaves words out, and finds what else is referred to.
     fn look(schema: &mut Value, others: &mut Vec<String>) {
         match schema {

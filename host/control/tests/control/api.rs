@@ -492,6 +492,24 @@ async fn malformed_requests_end_as_problems() {
     assert_eq!(send("{", "application/json").await.problem(400).0, "syntax");
     assert_eq!(send("{} {}", "application/json").await.problem(422).0, "invalid");
     assert_eq!(send("[]", "application/json").await.problem(422).0, "invalid");
+    // Its values without their keys are no object: of no rules it would say that there are none.
+    for (method, path, body) in [
+        (
+            "PUT",
+            "/v1/chains/c",
+            json!(["c", null, null, null, null, true, false, 1, [{"use": "f"}]]),
+        ),
+        ("PUT", "/v1/chains/c", json!({"name": "c", "function": [["f"]]})),
+        ("PUT", "/v1/steering", json!([])),
+        ("PUT", "/v1/steering", json!([[]])),
+        ("POST", "/v1/functions/f/swap", json!(["1.0.0"])),
+        ("PUT", "/v1/tenants/new", json!(["new"])),
+        ("POST", "/v1/tenants/acme/tokens", json!(["viewer", "x"])),
+    ] {
+        let (code, detail) = host.ask(method, path, Some(body)).await.problem(422);
+        assert_eq!(code, "invalid");
+        assert!(detail.contains("expected a table"), "{path}: {detail}");
+    }
     assert_eq!(send("\u{0}", "application/json").await.problem(400).0, "syntax");
     assert_eq!(send("name = \"edge\"", "application/toml").await.problem(415).0, "media-type");
     let deep = "[".repeat(100_000).leak();
@@ -832,6 +850,7 @@ async fn the_openapi_document_is_whole() {
                 assert!(has, "{method} {path}: {name} is not described");
             }
             if !["/openapi.json", "/healthz", "/readyz"].contains(&path.as_str()) {
+                assert!(operation["responses"].get("429").is_some(), "{method} {path}");
                 assert!(operation["responses"].get("401").is_some(), "{method} {path}");
             }
         }

@@ -12,3 +12,4 @@ mod server;
 mod steering;
 mod store_full;
 mod tenants_apart;
+mod tokens_gone;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde_json::json;
 use weir_control::api::{ServeError, Server, SocketLock, bind_unix};
 
 use crate::common::Host;
@@ -41,7 +42,10 @@ async fn the_socket_is_the_owners_and_tcp_wants_a_token() {
         assert!(local.starts_with("HTTP/1.1 200 OK\r\n"), "{local}");
         let remote = talk(&mut TcpStream::connect(address).unwrap(), &format!("{STATUS}\r\n"));
         assert!(remote.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{remote}");
-        // Whoever has no token keeps no connection.
+        // Whoever has no token keeps no connection, whatever is asked for.
+        let open = "GET /openapi.json HTTP/1.1\r\nHost: weir\r\n\r\n".repeat(2);
+        let remote = talk(&mut TcpStream::connect(address).unwrap(), &open);
+        assert_eq!(remote.matches("HTTP/1.1 200 OK\r\n").count(), 1);
         let stays = STATUS.replace("Connection: close\r\n", "\r\n");
         let remote = talk(&mut TcpStream::connect(address).unwrap(), &stays);
         assert!(remote.to_lowercase().contains("connection: close"), "{remote}");
@@ -208,6 +212,53 @@ async fn a_refusal_reaches_whoever_is_still_sending() {
     client.await.unwrap();
     host.stop();
     serving.await.unwrap();
+}
+
+/// A stream that its client does not read ends with its token, and with the host: what it has could not be had again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_ends() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    let tokens = "/v1/tenants/default/tokens";
+    let made = host.ask("POST", tokens, Some(json!({"role": "operator"}))).await.json();
+    let socket = host.path("api.sock");
+    let server =
+        Server::bind(&host.api, &socket, Some("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let address = server.address().unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    let tap = |token: &str| {
+        let body = r#"{"format": "json", "seconds": 86400}"#;
+        let mut stream = TcpStream::connect(address).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+        let head = format!(
+            "POST /v1/chains/a/tap?tenant=default HTTP/1.1\r\nHost: weir\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let taps_are = async |number: usize| {
+        for _ in 0..1000 {
+            if host.engine.taps() == number {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("there are {} taps, not {number}", host.engine.taps());
+    };
+    let gone = tap(made["token"].as_str().unwrap());
+    let stays = tap("everybodys-admin-token");
+    taps_are(2).await;
+    host.engine.taps_stand_still().await;
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(host.ask("DELETE", &format!("{tokens}/{id}"), None).await.status, 204);
+    taps_are(1).await;
+    let begun = Instant::now();
+    host.stop();
+    serving.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    drop((gone, stays));
 }
 
 /// However many connections come by TCP and say nothing, the administrator gets in.

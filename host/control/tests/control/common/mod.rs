@@ -2,6 +2,7 @@
 //! asked to do, and fails when told to.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(crate) struct FakeEngine {
     /// Ports that are down.
     pub(crate) down: Mutex<Vec<&'static str>>,
     sink: Mutex<Option<EventSink>>,
+    /// How often taps were asked for packets; as many have it as there are taps, and one.
+    taps: Arc<AtomicUsize>,
     /// Chains that it is to expect, and what it was asked before.
     expected: Mutex<Option<(Vec<String>, usize)>>,
 }
@@ -83,6 +86,23 @@ impl FakeEngine {
     pub(crate) fn asked(&self, begins: &str) -> usize {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|call| call.starts_with(begins)).count()
+    }
+
+    /// Taps that have not ended.
+    pub(crate) fn taps(&self) -> usize {
+        Arc::strong_count(&self.taps) - 1
+    }
+
+    /// Waits until nobody asks taps for packets.
+    pub(crate) async fn taps_stand_still(&self) {
+        for _ in 0..60 {
+            let before = self.taps.load(Relaxed);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if self.taps.load(Relaxed) == before {
+                return;
+            }
+        }
+        panic!("taps are read");
     }
 
     /// The chains that it was told to expect, and how much it was asked before.
@@ -146,10 +166,11 @@ fn published(microseconds: u64) -> Published {
 }
 
 /// What a tap takes, one after the other; without an end that again and again.
-struct FakeTap(VecDeque<&'static str>, bool);
+struct FakeTap(VecDeque<&'static str>, bool, Arc<AtomicUsize>);
 
 impl Tap for FakeTap {
     fn take(&mut self) -> Option<Vec<u8>> {
+        self.2.fetch_add(1, Relaxed);
         let text = self.0.pop_front()?;
         if self.1 {
             self.0.push_back(text);
@@ -269,8 +290,12 @@ impl Engine for FakeEngine {
         let function = request.function.as_ref().map_or("", Name::as_str);
         let conditions = request.only.rule().conditions();
         self.call(format!("tap {chain}:{function} {:?} {conditions}", request.format))?;
-        let endless = request.seconds == Some(3600);
-        Ok(Box::new(FakeTap(VecDeque::from(["one", "", "two"]), endless)))
+        // Of the longest there can be, so much that nobody's buffers take it.
+        let much = request.seconds == Some(86_400);
+        let endless = much || request.seconds == Some(3600);
+        let texts = if much { vec![&*" ".repeat(1 << 16).leak()] } else { vec!["one", "", "two"] };
+        let texts = VecDeque::from(texts);
+        Ok(Box::new(FakeTap(texts, endless, Arc::clone(&self.taps))))
     }
 
     fn reasons(&self) -> Reasons {
