@@ -22,9 +22,12 @@ pub struct Config {
     /// Connections at most.
     #[serde(default = "connections")]
     pub max_connections: usize,
-    /// Seconds without a packet after which a connection is forgotten.
+    /// Seconds without a packet after which a connection of UDP is forgotten.
     #[serde(default = "idle")]
     pub idle: u32,
+    /// The same for TCP; RFC 5382, REQ-5: 2 hours 4 minutes at least.
+    #[serde(default = "idle_tcp")]
+    pub idle_tcp: u32,
     /// What is balanced.
     pub services: Vec<ServiceConfig>,
 }
@@ -39,6 +42,10 @@ const fn connections() -> usize {
 
 const fn idle() -> u32 {
     300
+}
+
+const fn idle_tcp() -> u32 {
+    7440
 }
 
 /// How packets reach their backend.
@@ -136,8 +143,10 @@ impl Config {
                 self.max_connections
             ));
         }
-        if self.idle == 0 {
-            return Err("config: idle: 0; allowed are 1 second and more".to_owned());
+        for (key, seconds) in [("idle", self.idle), ("idle-tcp", self.idle_tcp)] {
+            if seconds == 0 {
+                return Err(format!("config: {key}: 0; allowed are 1 second and more"));
+            }
         }
         if self.services.is_empty() || self.services.len() > 256 {
             return Err(format!("config: services: {}; allowed are 1 to 256", self.services.len()));
@@ -209,7 +218,8 @@ impl Config {
             let weight = if backend.healthy { backend.weight } else { 0 };
             preferences.push(Preference::new((hash(1), hash(2)), self.table, weight));
             backends.push(Backend {
-                id: hash(3) as u32,
+                // Even, so that none is `DIRECT`.
+                id: hash(3) as u32 & !1,
                 ip: backend.ip,
                 port: backend.port,
                 mac,

@@ -5,11 +5,12 @@
 use std::net::IpAddr;
 
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
+use weir_sdk::parse::protocol;
 use weir_sdk::region::{Probe, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::config::{Mode, Service};
-use crate::connections::Connections;
+use crate::config::{Config, Mode, Service};
+use crate::connections::{By, Connections, DIRECT, is_request};
 use crate::pool::{Place, Pool, Target};
 
 /// A flow of one version of IP.
@@ -79,6 +80,17 @@ pub(crate) enum Way {
     Nobody,
 }
 
+/// What is known about a packet from a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It is of this backend's service.
+    Service(Place),
+    /// It is of the backend's own connections.
+    Own,
+    /// It comes from where a service is, but belongs to no connection.
+    Unknown,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Family<K> {
@@ -93,7 +105,8 @@ pub(crate) struct Family<K> {
     choice: Hasher,
     /// When connections without an entry will all have ended, in seconds of the clock.
     untracked_until: u32,
-    idle: u32,
+    /// Of UDP and of TCP.
+    idle: [u32; 2],
 }
 
 impl<K: Flow> Family<K> {
@@ -101,21 +114,21 @@ impl<K: Flow> Family<K> {
     pub(crate) fn new(
         region: &mut StateRegion,
         name: &str,
-        (most, idle): (usize, u32),
+        config: &Config,
         hasher: &Hasher,
         services: &[Service],
         pool: &Pool,
     ) -> Result<Self, String> {
         let mut heap = StateRegion::heap();
         let mut family = Self {
-            connections: Connections::new(region, name, most)?,
+            connections: Connections::new(region, name, config.max_connections)?,
             vips: heap.map("vips", services.len())?,
             backends: heap.map("backends", pool.targets.len())?,
             next: vec![None; pool.targets.len()],
             hasher: hasher.clone(),
             choice: Hasher::new(0x6d61_676c_6576),
             untracked_until: 0,
-            idle,
+            idle: [config.idle, config.idle_tcp],
         };
         let full = |_| "config: too many services or backends".to_owned();
         for (n, service) in services.iter().enumerate() {
@@ -141,7 +154,12 @@ impl<K: Flow> Family<K> {
         self.hasher.hash(key)
     }
 
-    /// The backend of a packet from a client whose connection is known.
+    #[inline(always)]
+    fn idle(&self, protocol: u8) -> u32 {
+        self.idle[usize::from(protocol == protocol::TCP)]
+    }
+
+    /// The backend of a packet from a client whose connection is under way and stays so.
     #[inline(always)]
     pub(crate) fn known<'a>(
         &mut self,
@@ -149,37 +167,57 @@ impl<K: Flow> Family<K> {
         key: &K,
         probe: Probe,
         now: u32,
-    ) -> Option<(Place, &'a Target)> {
-        let place = pool.place(self.connections.find(probe, key, now, self.idle)?)?;
-        pool.targets
-            .get(place as usize)
-            .filter(|target| target.healthy)
-            .map(|target| (place, target))
+    ) -> Option<&'a Target> {
+        let idle = self.idle(key.protocol());
+        let place = pool.place(self.connections.refresh(probe, key, now, idle)?)?;
+        pool.targets.get(place as usize).filter(|target| target.healthy)
     }
 
     /// Where a packet from a client goes.
-    pub(crate) fn inward(&mut self, pool: &Pool, key: K, probe: Probe, now: u32) -> Way {
-        match self.known(pool, &key, probe, now) {
-            Some((place, _)) => Way::To(place),
-            None => self.begin(pool, key, probe.hash(), now),
+    pub(crate) fn inward(&mut self, pool: &Pool, key: K, probe: Probe, flags: u8, now: u32) -> Way {
+        let idle = self.idle(key.protocol());
+        if let Some(connection) = self.connections.find(probe, &key, now) {
+            if connection.backend == DIRECT {
+                connection.advance(flags, By::Client, now, idle);
+                return Way::Pass;
+            }
+            if let Some(place) = pool.place(connection.backend)
+                && let target = &pool.targets[place as usize]
+                && target.healthy
+            {
+                let by = if target.mode == Mode::L2 { By::ClientAlone } else { By::Client };
+                connection.advance(flags, by, now, idle);
+                return Way::To(place);
+            }
         }
+        self.begin(pool, key, probe.hash(), flags, now)
     }
 
     /// Where the first packet of a connection goes.
     #[inline(never)]
-    fn begin(&mut self, pool: &Pool, key: K, hash: u64, now: u32) -> Way {
-        let Some(service) = self.service(&key) else { return Way::Pass };
+    fn begin(&mut self, pool: &Pool, key: K, hash: u64, flags: u8, now: u32) -> Way {
+        let Some(service) = self.service(&key) else {
+            if self.backend(key.to(), key.protocol()).is_some() {
+                self.open(hash, key, DIRECT, (flags, By::Client), now);
+            }
+            return Way::Pass;
+        };
         let Some(place) = pool.choose(service, self.choice.hash(&key)) else { return Way::Nobody };
         let id = pool.targets[place as usize].id;
-        if !self.connections.open(hash, key, id, now, self.idle) {
-            self.untracked_until = now.saturating_add(self.idle);
-        }
+        self.open(hash, key, id, (flags, By::Client), now);
         Way::To(place)
     }
 
-    /// Where an ICMP error about a client's connection goes: as its packets do, but it opens none.
+    fn open(&mut self, hash: u64, key: K, backend: u32, packet: (u8, By), now: u32) {
+        let idle = self.idle(key.protocol());
+        if !self.connections.open(hash, key, backend, packet, now, idle) {
+            self.untracked_until = now.saturating_add(idle);
+        }
+    }
+
+    /// Where an ICMP error about a client's connection goes: as its packets do, but it opens none, and none lasts longer for it.
     pub(crate) fn about(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
-        let known = self.connections.find(self.hash(&key), &key, now, self.idle);
+        let known = self.connections.find(self.hash(&key), &key, now).map(|known| known.backend);
         let healthy = |place: &Place| pool.targets[*place as usize].healthy;
         known.and_then(|id| pool.place(id)).filter(healthy).or_else(|| {
             let service = self.service(&key)?;
@@ -187,30 +225,84 @@ impl<K: Flow> Family<K> {
         })
     }
 
-    /// From which backend of which service a packet to a client is, `key` being the flow from the backend to the client: it
-    /// has a connection, or Maglev's table says so while the connections' is too small.
-    pub(crate) fn outward(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
-        let (from, client) = (key.from(), key.to());
-        let mut place = self.backend(from, key.protocol());
+    /// Of which backend's service an ICMP error in reverse is, `key` being the flow from the backend to the client.
+    pub(crate) fn about_outward(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
+        match self.trace(pool, key, None, now) {
+            (Some(place), _) => Some(place),
+            (None, chosen) => chosen,
+        }
+    }
+
+    /// Of which connection a packet from a backend is, `key` being the flow from there to the client. What has none is of the service
+    /// for which Maglev's table chooses this backend: it may have expired, or never have had room. Of UDP that is not sure, since
+    /// there a backend's own flows look the same.
+    pub(crate) fn outward(&mut self, pool: &Pool, key: K, flags: u8, now: u32) -> Origin {
+        let (from, protocol) = (key.from(), key.protocol());
+        if self.backend(from, protocol).is_none() {
+            return Origin::Own;
+        }
+        let (known, chosen) = self.trace(pool, key, Some(flags), now);
+        if let Some(place) = known {
+            return Origin::Service(place);
+        }
+        let direct = K::new(key.to(), from, protocol);
+        let (hash, idle) = (self.hash(&direct), self.idle(protocol));
+        match self.connections.find(hash, &direct, now) {
+            Some(connection) if connection.backend == DIRECT => {
+                connection.advance(flags, By::Backend, now, idle);
+                return Origin::Own;
+            }
+            _ => {}
+        }
+        if is_request(flags) {
+            self.open(hash, direct, DIRECT, (flags, By::Backend), now);
+            return Origin::Own;
+        }
+        let tcp = protocol == protocol::TCP;
+        let plausible = |place: &Place| {
+            tcp || pool.targets[*place as usize].vip.1 != 0 || now < self.untracked_until
+        };
+        match chosen.filter(plausible) {
+            Some(place) => Origin::Service(place),
+            None if tcp => Origin::Unknown,
+            None => Origin::Own,
+        }
+    }
+
+    /// The backend that has a connection of which this flow is the reverse; and that for which Maglev's table would choose it. With
+    /// flags, there is a packet of it.
+    fn trace(
+        &mut self,
+        pool: &Pool,
+        key: K,
+        flags: Option<u8>,
+        now: u32,
+    ) -> (Option<Place>, Option<Place>) {
+        let (from, client, protocol) = (key.from(), key.to(), key.protocol());
+        let idle = self.idle(protocol);
+        let (mut place, mut chosen) = (self.backend(from, protocol), None);
         while let Some(at) = place {
             let target = &pool.targets[at as usize];
             // With any port, it is the same on both sides.
             let (vip, port) = target.vip;
-            let vip = (K::address(vip)?, if port == 0 { from.1 } else { port });
-            let there = K::new(client, vip, key.protocol());
-            let found = match self.connections.find(self.hash(&there), &there, now, self.idle) {
-                Some(id) => id == target.id,
-                None => {
-                    now < self.untracked_until
-                        && pool.choose(target.service, self.choice.hash(&there)) == place
+            let Some(vip) = K::address(vip) else { break };
+            let there = K::new(client, (vip, if port == 0 { from.1 } else { port }), protocol);
+            match self.connections.find(self.hash(&there), &there, now) {
+                Some(connection) if connection.backend == target.id => {
+                    if let Some(flags) = flags {
+                        connection.advance(flags, By::Backend, now, idle);
+                    }
+                    return (place, None);
                 }
-            };
-            if found {
-                return place;
+                Some(_) => {}
+                None if pool.choose(target.service, self.choice.hash(&there)) == place => {
+                    chosen = chosen.or(place);
+                }
+                None => {}
             }
             place = self.next[at as usize];
         }
-        None
+        (None, chosen)
     }
 
     /// The first backend with this address and port, or with every port.

@@ -19,9 +19,10 @@ use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
 
 pub use config::{BackendConfig, Config, Mode, ServiceConfig};
-use family::{Family, Flow, Way};
+use connections::is_turn;
+use family::{Family, Flow, Origin, Way};
 use filter::Filter;
-use pool::{Place, Pool};
+use pool::Pool;
 use rewrite::{At, End, Quoted};
 
 #[cfg(test)]
@@ -35,6 +36,8 @@ pub mod reason {
     pub const NO_BACKEND: u32 = 1;
     /// A header is cut off or contradicts itself.
     pub const MALFORMED: u32 = 2;
+    /// It comes from where a service is, but belongs to no connection.
+    pub const NO_CONNECTION: u32 = 3;
 }
 
 /// Most packets of a burst.
@@ -48,7 +51,7 @@ pub struct LoadBalancer {
     pool: Pool,
     v4: Family<FlowV4>,
     v6: Family<FlowV6>,
-    /// Virtual addresses, and backends' that packets in reverse come from.
+    /// Virtual addresses and those of backends, which clients may use, too; and backends' that packets in reverse come from.
     clients_to: Filter,
     backends_from: Filter,
     swept: u64,
@@ -63,6 +66,7 @@ struct Counters {
     opened: host::Counter,
     forwarded: host::Counter,
     returned: host::Counter,
+    given_up: host::Counter,
     untracked: host::Counter,
     connections: host::Gauge,
 }
@@ -72,10 +76,10 @@ struct Counters {
 enum Seen {
     /// It is for nobody here.
     Pass,
-    /// Plain, from a client.
-    Inward(FlowV4),
+    /// Plain, from a client; with TCP's flags, as the next.
+    Inward(FlowV4, u8),
     /// Plain, from a backend.
-    Outward(FlowV4),
+    Outward(FlowV4, u8),
     /// Anything else.
     Other,
 }
@@ -96,17 +100,18 @@ impl Function for LoadBalancer {
         let services = config.services()?;
         let pool = Pool::new(&services)?;
         let hasher = Hasher::new(setup.seed);
-        let limits = (config.max_connections, config.idle);
         let mut region = setup.region();
         let too_many = |error: String| format!("config: max-connections: {error}");
         let v4 = |ip| <FlowV4 as Flow>::address(ip);
         let translated = |target: &&pool::Target| target.mode == Mode::Dnat;
         Ok(Self {
-            v4: Family::new(&mut region, "connections-v4", limits, &hasher, &services, &pool)
+            v4: Family::new(&mut region, "connections-v4", &config, &hasher, &services, &pool)
                 .map_err(too_many)?,
-            v6: Family::new(&mut region, "connections-v6", limits, &hasher, &services, &pool)
+            v6: Family::new(&mut region, "connections-v6", &config, &hasher, &services, &pool)
                 .map_err(too_many)?,
-            clients_to: Filter::of(services.iter().filter_map(|service| v4(service.vip))),
+            clients_to: Filter::of(services.iter().filter_map(|service| v4(service.vip)).chain(
+                pool.targets.iter().filter(translated).filter_map(|target| v4(target.end.0)),
+            )),
             backends_from: Filter::of(
                 pool.targets.iter().filter(translated).filter_map(|target| v4(target.end.0)),
             ),
@@ -116,6 +121,7 @@ impl Function for LoadBalancer {
                 opened: host::counter("connections_opened"),
                 forwarded: host::counter("forwarded"),
                 returned: host::counter("returned"),
+                given_up: host::counter("given_up"),
                 untracked: host::counter("untracked"),
                 connections: host::gauge("connections"),
             },
@@ -131,7 +137,7 @@ impl Function for LoadBalancer {
         let burst_of = (&mut seen[..burst.len()], &mut probes[..burst.len()]);
         for i in 0..burst.len() {
             let seen = self.look(burst.data(i), burst.reverse(i));
-            if let Seen::Inward(key) = &seen {
+            if let Seen::Inward(key, _) = &seen {
                 burst_of.1[i] = self.v4.hash(key).into();
             }
             burst_of.0[i] = seen;
@@ -140,8 +146,9 @@ impl Function for LoadBalancer {
         let (mut forwarded, mut returned) = (0, 0);
         for i in 0..burst.len() {
             let (seen, probe) = (&burst_of.0[i], burst_of.1[i]);
-            if let Seen::Inward(key) = seen
-                && let Some((_, target)) = self.v4.known(&self.pool, key, probe, now)
+            if let Seen::Inward(key, flags) = seen
+                && !is_turn(*flags)
+                && let Some(target) = self.v4.known(&self.pool, key, probe, now)
                 && let Some(plain) = &target.plain
             {
                 plain.translate(burst.packet(i).into_data(), key);
@@ -178,14 +185,14 @@ impl LoadBalancer {
         let Some(plain) = Plain::of(frame) else { return Seen::Other };
         if reverse {
             return match self.backends_from.may_have(plain.source()) {
-                true => Seen::Outward(plain.flow),
+                true => Seen::Outward(plain.flow, plain.tcp_flags),
                 false => Seen::Pass,
             };
         }
         if !self.clients_to.may_have(plain.destination()) {
             return Seen::Pass;
         }
-        Seen::Inward(plain.flow)
+        Seen::Inward(plain.flow, plain.tcp_flags)
     }
 
     /// What there is no short way for.
@@ -201,13 +208,13 @@ impl LoadBalancer {
         let at = |key: FlowV4| At { l3: Plain::L3, l4: Plain::L4, protocol: key.protocol() };
         match seen {
             Seen::Pass => Decision::Pass,
-            Seen::Inward(key) => {
-                let way = self.v4.inward(&self.pool, key, probe, now);
+            Seen::Inward(key, flags) => {
+                let way = self.v4.inward(&self.pool, key, probe, flags, now);
                 inward(&self.pool, frame, at(key), way)
             }
-            Seen::Outward(key) => {
-                let place = self.v4.outward(&self.pool, key, now);
-                outward(&self.pool, frame, at(key), place)
+            Seen::Outward(key, flags) => {
+                let origin = self.v4.outward(&self.pool, key, flags, now);
+                outward(&self.pool, frame, at(key), origin)
             }
             Seen::Other => self.any(frame, reverse, now),
         }
@@ -230,6 +237,7 @@ impl LoadBalancer {
             return Decision::Pass;
         }
         let Headers { l3, l4, protocol, source_port, destination_port, end, .. } = headers;
+        let packet = (headers.tcp_flags, reverse);
         let at = At { l3, l4, protocol };
         let pool = &self.pool;
         let frame = &mut frame[..end];
@@ -240,7 +248,7 @@ impl LoadBalancer {
                     (destination, destination_port),
                     protocol,
                 );
-                balance(&mut self.v4, pool, frame, at, key, reverse, now)
+                balance(&mut self.v4, pool, frame, at, key, packet, now)
             }
             Addresses::V6 { source, destination } => {
                 let key = FlowV6::directed(
@@ -248,7 +256,7 @@ impl LoadBalancer {
                     (destination, destination_port),
                     protocol,
                 );
-                balance(&mut self.v6, pool, frame, at, key, reverse, now)
+                balance(&mut self.v6, pool, frame, at, key, packet, now)
             }
         }
     }
@@ -264,20 +272,19 @@ impl LoadBalancer {
         now: u32,
     ) -> Decision {
         // The quoted packet went the other way.
-        let place = match (headers.addresses, reverse) {
-            (Addresses::V4 { .. }, false) => {
-                about::<FlowV4>(quoted).and_then(|key| self.v4.about(&self.pool, key, now))
-            }
-            (Addresses::V6 { .. }, false) => {
-                about::<FlowV6>(quoted).and_then(|key| self.v6.about(&self.pool, key, now))
-            }
-            (Addresses::V4 { .. }, true) => {
-                about::<FlowV4>(quoted).and_then(|key| self.v4.outward(&self.pool, key, now))
-            }
-            (Addresses::V6 { .. }, true) => {
-                about::<FlowV6>(quoted).and_then(|key| self.v6.outward(&self.pool, key, now))
-            }
-        };
+        let place =
+            match (headers.addresses, reverse) {
+                (Addresses::V4 { .. }, false) => {
+                    about::<FlowV4>(quoted).and_then(|key| self.v4.about(&self.pool, key, now))
+                }
+                (Addresses::V6 { .. }, false) => {
+                    about::<FlowV6>(quoted).and_then(|key| self.v6.about(&self.pool, key, now))
+                }
+                (Addresses::V4 { .. }, true) => about::<FlowV4>(quoted)
+                    .and_then(|key| self.v4.about_outward(&self.pool, key, now)),
+                (Addresses::V6 { .. }, true) => about::<FlowV6>(quoted)
+                    .and_then(|key| self.v6.about_outward(&self.pool, key, now)),
+            };
         let Some(target) = place.map(|place| &self.pool.targets[place as usize]) else {
             return Decision::Pass;
         };
@@ -301,6 +308,7 @@ impl LoadBalancer {
         for opened in [self.v4.connections.take_opened(), self.v6.connections.take_opened()] {
             if opened != connections::Opened::default() {
                 self.counters.opened.add(opened.kept);
+                self.counters.given_up.add(opened.given_up);
                 self.counters.untracked.add(opened.untracked);
             }
         }
@@ -322,15 +330,15 @@ fn balance<K: Flow>(
     frame: &mut [u8],
     at: At,
     key: K,
-    reverse: bool,
+    (flags, reverse): (u8, bool),
     now: u32,
 ) -> Decision {
     if reverse {
-        let place = family.outward(pool, key, now);
-        outward(pool, frame, at, place)
+        let origin = family.outward(pool, key, flags, now);
+        outward(pool, frame, at, origin)
     } else {
         let probe = family.hash(&key).into();
-        let way = family.inward(pool, key, probe, now);
+        let way = family.inward(pool, key, probe, flags, now);
         inward(pool, frame, at, way)
     }
 }
@@ -349,8 +357,12 @@ fn inward(pool: &Pool, frame: &mut [u8], at: At, way: Way) -> Decision {
     Decision::Forwarded
 }
 
-fn outward(pool: &Pool, frame: &mut [u8], at: At, place: Option<Place>) -> Decision {
-    let Some(place) = place else { return Decision::Pass };
+fn outward(pool: &Pool, frame: &mut [u8], at: At, origin: Origin) -> Decision {
+    let place = match origin {
+        Origin::Own => return Decision::Pass,
+        Origin::Unknown => return Decision::Drop(reason::NO_CONNECTION),
+        Origin::Service(place) => place,
+    };
     pool.targets[place as usize].outward.packet(frame, at, End::Source);
     Decision::Returned
 }

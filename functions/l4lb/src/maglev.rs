@@ -105,7 +105,7 @@ mod tests {
             backends: (0..BACKENDS).map(backend).collect(),
         };
         let services = vec![service];
-        let config = Config { table: size, max_connections: 64, idle: 1, services };
+        let config = Config { table: size, max_connections: 64, idle: 1, idle_tcp: 1, services };
         config.services().unwrap().remove(0).table
     }
 

@@ -30,6 +30,41 @@ fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
     frame
 }
 
+/// A segment with nothing in it; flags as TCP has them.
+fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
+    let mut frame = tcp(from, to);
+    let old = u16::from_be_bytes([frame[46], frame[47]]);
+    frame[47] = flags;
+    let difference = u64::from(!old) + u64::from(u16::from_be_bytes([frame[46], flags]));
+    let sum = u16::from_be_bytes([frame[50], frame[51]]);
+    let sum = weir_sdk::checksum::update(sum, difference);
+    frame[50..52].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// Opens a connection; the backend that it has.
+fn connect(balancer: &mut Harness<LoadBalancer>, port: u16) -> ([u8; 4], u16) {
+    let backend = ends(&balancer.run(segment((CLIENT, port), (VIP, 80), SYN)).bytes).1;
+    let answer = segment(backend, (CLIENT, port), SYN | ACK);
+    assert_eq!(ends(&balancer.run(Frame::new(answer).reverse()).bytes).0, (VIP, 80));
+    assert_eq!(ends(&balancer.run(segment((CLIENT, port), (VIP, 80), ACK)).bytes).1, backend);
+    backend
+}
+
+/// Lets so many seconds pass, and sweeps.
+fn wait(balancer: &mut Harness<LoadBalancer>, seconds: u64) {
+    balancer.advance(seconds * 1_000_000_000);
+    for _ in 0..6000 {
+        balancer.advance(1_000_000);
+        balancer.run(vec![0; 60]);
+    }
+}
+
 /// Addresses and ports, after etherparse has verified the checksums.
 fn ends(frame: &[u8]) -> (([u8; 4], u16), ([u8; 4], u16)) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
@@ -267,23 +302,145 @@ fn when_the_table_is_full_maglev_alone_serves_both_directions() {
     assert!(balancer.counter("untracked") > 1000);
     assert!(balancer.gauge("connections").unwrap() <= 120.0);
     // Idle ones make room.
-    balancer.advance(301_000_000_000);
+    balancer.advance(7_441_000_000_000);
     let before = balancer.counter("connections_opened");
     balancer.run(tcp((CLIENT, 5000), (VIP, 80)));
     assert_eq!(balancer.counter("connections_opened"), before + 1);
 }
 
 #[test]
-fn what_has_nothing_to_do_with_a_connection_passes_in_reverse() {
+fn what_clients_have_with_backends_themselves_passes() {
     let mut balancer = balancer(THREE);
-    let direct = tcp(([10, 0, 0, 1], 8080), (CLIENT, 1000));
-    assert_eq!(
-        balancer.run(Frame::new(direct.clone()).reverse()).bytes,
-        direct,
-        "not by way of the VIP"
-    );
+    let backend = ([10, 0, 0, 1], 8080);
+    for port in 1000..1020 {
+        for (flags, reverse) in [(SYN, false), (SYN | ACK, true), (ACK, false), (ACK, true)] {
+            let (from, to) = ((CLIENT, port), backend);
+            let (from, to) = if reverse { (to, from) } else { (from, to) };
+            let frame = Frame::new(segment(from, to, flags));
+            let sent = balancer.run(if reverse { frame.reverse() } else { frame });
+            assert_eq!(sent.verdict, Verdict::Next);
+            assert_eq!(ends(&sent.bytes), (from, to), "not by way of the VIP");
+        }
+    }
     let other = tcp(([10, 0, 0, 1], 22), (CLIENT, 1000));
     assert_eq!(balancer.run(Frame::new(other.clone()).reverse()).bytes, other);
+}
+
+#[test]
+fn what_a_backend_opens_itself_from_its_port_passes() {
+    let mut balancer = balancer(THREE);
+    let backend = ([10, 0, 0, 1], 8080);
+    for port in 1000..1020 {
+        let peer = (CLIENT, port);
+        for (flags, out) in
+            [(SYN, true), (SYN | ACK, false), (ACK, true), (ACK, false), (ACK, true)]
+        {
+            let (from, to) = if out { (backend, peer) } else { (peer, backend) };
+            let frame = Frame::new(segment(from, to, flags));
+            let sent = balancer.run(if out { frame.reverse() } else { frame });
+            assert_eq!((sent.verdict, ends(&sent.bytes)), (Verdict::Next, (from, to)));
+        }
+    }
+}
+
+/// RFC 5382, REQ-5; and behind that it is not the private address that leaves.
+#[test]
+fn a_backend_that_speaks_after_a_long_silence_does_so_from_the_vip() {
+    for silence in [7000, 8000] {
+        let mut balancer = balancer(THREE);
+        for port in 1000..1020 {
+            let backend = connect(&mut balancer, port);
+            wait(&mut balancer, silence);
+            let pushed = balancer.run(Frame::new(segment(backend, (CLIENT, port), ACK)).reverse());
+            assert_eq!(ends(&pushed.bytes), ((VIP, 80), (CLIENT, port)));
+        }
+    }
+    let mut balancer = balancer(THREE);
+    let mut dropped = 0;
+    for port in 1000..1100 {
+        let unknown = segment(([10, 0, 0, 1], 8080), (CLIENT, port), ACK);
+        let sent = balancer.run(Frame::new(unknown).reverse());
+        match sent.verdict {
+            Verdict::Drop(reason::NO_CONNECTION) => dropped += 1,
+            _ => assert_eq!(ends(&sent.bytes).0, (VIP, 80)),
+        }
+    }
+    assert!((40..90).contains(&dropped), "two thirds are for the others: {dropped}");
+}
+
+/// Of a service of every port, most of what leaves its backends is their own.
+#[test]
+fn own_datagrams_of_backends_pass() {
+    let mut balancer = balancer(THREE);
+    let [client, backend] =
+        ["2001:db8:9::9", "2001:db8::a"].map(|a| a.parse::<std::net::Ipv6Addr>().unwrap());
+    for port in 1000..1020 {
+        let mut frame = Vec::new();
+        let step =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(backend.octets(), client.octets(), 64);
+        step.udp(port, 53).write(&mut frame, b"query").unwrap();
+        let sent = balancer.run(Frame::new(frame.clone()).reverse());
+        assert_eq!((sent.verdict, sent.bytes), (Verdict::Next, frame));
+    }
+}
+
+#[test]
+fn half_open_connections_make_room() {
+    let small = config(THREE).replace("\"table\"", "\"max-connections\": 64, \"table\"");
+    let mut balancer = Harness::<LoadBalancer>::new(small).unwrap();
+    // Each request twice, and the backends answer.
+    for port in 1000..1500 {
+        for _ in 0..2 {
+            let syn = segment((CLIENT, port), (VIP, 80), SYN);
+            let backend = ends(&balancer.run(syn).bytes).1;
+            let answer = segment(backend, (CLIENT, port), SYN | ACK);
+            balancer.run(Frame::new(answer).reverse());
+        }
+    }
+    for port in 2000..2040 {
+        connect(&mut balancer, port);
+    }
+    assert_eq!(balancer.counter("untracked"), 0);
+    assert!(balancer.counter("given_up") > 300);
+    // And go by themselves, while those under way stay.
+    wait(&mut balancer, 31);
+    assert_eq!(balancer.gauge("connections"), Some(40.0));
+}
+
+#[test]
+fn ended_connections_are_forgotten_early_and_a_lone_reset_ends_none() {
+    let mut balancer = balancer(THREE);
+    let backend = connect(&mut balancer, 1000);
+    balancer.run(Frame::new(segment(backend, (CLIENT, 1000), FIN | ACK)).reverse());
+    balancer.run(segment((CLIENT, 1000), (VIP, 80), ACK));
+    connect(&mut balancer, 1001);
+    balancer.run(segment((CLIENT, 1001), (VIP, 80), RST));
+    connect(&mut balancer, 1002);
+    balancer.run(segment((CLIENT, 1002), (VIP, 80), RST));
+    balancer.run(segment((CLIENT, 1002), (VIP, 80), ACK));
+    wait(&mut balancer, 200);
+    assert_eq!(balancer.gauge("connections"), Some(3.0));
+    wait(&mut balancer, 41);
+    assert_eq!(balancer.gauge("connections"), Some(1.0));
+    connect(&mut balancer, 1000);
+    wait(&mut balancer, 300);
+    assert_eq!(balancer.gauge("connections"), Some(2.0), "the ports were used again");
+}
+
+/// Nobody sees answers of `mode = "l2"`.
+#[test]
+fn with_l2_the_client_alone_tells_a_connection() {
+    let config = r#"{"table": 7, "services": [{"vip": "198.51.100.1", "proto": "tcp", "port": 80, "mode": "l2",
+        "backends": [{"ip": "10.0.0.1", "mac": "aa:bb:cc:dd:ee:ff"}]}]}"#;
+    let options = Options { state_bytes: 16 << 20, ..Options::default() };
+    let mut balancer = Harness::<LoadBalancer>::with(options, config).unwrap();
+    for (port, flags) in [(1000, SYN), (1000, ACK), (1001, SYN), (1001, SYN)] {
+        balancer.run(segment((CLIENT, port), (VIP, 80), flags));
+    }
+    wait(&mut balancer, 31);
+    assert_eq!(balancer.gauge("connections"), Some(1.0));
+    wait(&mut balancer, 7000);
+    assert_eq!(balancer.gauge("connections"), Some(1.0));
 }
 
 #[test]
@@ -310,21 +467,14 @@ fn one_backend_may_serve_two_addresses() {
 #[test]
 fn idle_connections_end() {
     let mut balancer = balancer(THREE);
-    for port in [1000, 1000, 1001] {
-        balancer.run(tcp((CLIENT, port), (VIP, 80)));
+    connect(&mut balancer, 1000);
+    for _ in 0..2 {
+        balancer.run(tcp((CLIENT, 1001), (VIP, 80)));
     }
     assert_eq!(balancer.gauge("connections"), Some(2.0));
-    let settle = |balancer: &mut Harness<LoadBalancer>| {
-        for _ in 0..6000 {
-            balancer.advance(1_000_000);
-            balancer.run(vec![0; 60]);
-        }
-    };
-    balancer.advance(60_000_000_000);
-    settle(&mut balancer);
-    assert_eq!(balancer.gauge("connections"), Some(1.0), "two packets are a connection");
-    balancer.advance(300_000_000_000);
-    settle(&mut balancer);
+    wait(&mut balancer, 60);
+    assert_eq!(balancer.gauge("connections"), Some(1.0), "packets of one side are none");
+    wait(&mut balancer, 7440);
     assert_eq!(balancer.gauge("connections"), Some(0.0));
 }
 
