@@ -11,12 +11,15 @@ use weir_sdk::config::decimal;
 pub struct Config {
     /// Addresses that inside hosts appear under.
     pub external: Vec<Ipv4Addr>,
-    /// What is translated; RFC 1918's private addresses if left out.
+    /// What is translated; the private addresses of RFC 1918 and the shared ones of RFC 6598 if left out.
     #[serde(default = "private")]
     pub internal: Vec<String>,
     /// Ports to give out, `"FIRST-LAST"`.
     #[serde(default = "ports")]
     pub ports: String,
+    /// External ports that an inside host may have, of each protocol (RFC 6888, REQ-4).
+    #[serde(default = "max_ports_per_host")]
+    pub max_ports_per_host: u16,
     /// Flows at most.
     #[serde(default = "max_flows")]
     pub max_flows: usize,
@@ -92,11 +95,16 @@ impl Default for Timeouts {
 }
 
 fn private() -> Vec<String> {
-    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"].map(String::from).to_vec()
+    ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"].map(String::from).to_vec()
 }
 
 fn ports() -> String {
     "1024-65535".into()
+}
+
+/// No limit.
+const fn max_ports_per_host() -> u16 {
+    u16::MAX
 }
 
 const fn max_flows() -> usize {
@@ -135,6 +143,9 @@ impl Config {
                 self.max_flows
             ));
         }
+        if self.max_ports_per_host == 0 {
+            return Err("config: max-ports-per-host: 0; allowed are 1 to 65535".to_owned());
+        }
         for (n, forward) in self.forward.iter().enumerate() {
             check_host(*forward.to.ip())
                 .map_err(|error| format!("config: forward[{n}].to: {error}"))?;
@@ -157,6 +168,23 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Refuses forwards to addresses that are not translated: their answers would leave as they are.
+    ///
+    /// # Errors
+    /// Names the key and says what is allowed.
+    pub(crate) fn check_forwards(&self, internal: &[Prefix]) -> Result<(), String> {
+        let outside = |forward: &Forward| {
+            !internal.iter().any(|prefix| prefix.contains((*forward.to.ip()).into()))
+        };
+        match self.forward.iter().enumerate().find(|(_, forward)| outside(forward)) {
+            None => Ok(()),
+            Some((n, forward)) => Err(format!(
+                "config: forward[{n}].to: {} is in no prefix of `internal`, so that its answers would not be translated: add one",
+                forward.to.ip()
+            )),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod config;
 mod fragments;
+mod hosts;
 mod table;
 
 use std::mem;
@@ -40,6 +41,8 @@ pub mod reason {
     /// Of a protocol without ports, or an ICMP message that is neither a query nor an error, from a translated
     /// address.
     pub const PROTOCOL: u32 = 6;
+    /// The inside host has as many external ports as it may have.
+    pub const HOST: u32 = 7;
 }
 
 /// Most packets of a burst.
@@ -83,14 +86,14 @@ impl Function for Nat {
 
     fn configure(mut setup: Setup, config: Config) -> Result<Self, String> {
         config.check()?;
-        let internal =
-            config.internal.iter().map(|p| Prefix::parse(p)).collect::<Result<_, _>>()?;
+        let internal = config.internal.iter().map(|p| Prefix::parse(p));
+        let internal: Vec<_> = internal.collect::<Result<_, _>>()?;
+        config.check_forwards(&internal)?;
         let external = config.external.iter().map(|a| u32::from(*a)).collect();
         let ports = config::parse_ports(&config.ports)?;
         let mut region = setup.region();
         let fragments = Fragments::new(&mut region, setup.seed)?;
-        let (flows, timeouts) = (config.max_flows, config.timeouts);
-        let mut table = Table::new(region, setup.seed, external, ports, flows, timeouts)?;
+        let mut table = Table::new(region, setup.seed, external, ports, &config)?;
         for forward in &config.forward {
             let protocol = match forward.proto.as_str() {
                 "tcp" => protocol::TCP,
@@ -445,6 +448,7 @@ fn no_flow(why: NoFlow) -> Decision {
     Decision::Drop(match why {
         NoFlow::Protocol => reason::PROTOCOL,
         NoFlow::Ports(_) => reason::PORTS,
+        NoFlow::Host => reason::HOST,
         NoFlow::Flows | NoFlow::Mapping => reason::FLOWS,
     })
 }

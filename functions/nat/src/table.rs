@@ -14,10 +14,11 @@ use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use weir_translate::{Difference, End};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::config::Timeouts;
+use crate::config::{Config, Timeouts};
+use crate::hosts::Hosts;
 
 /// Protocols that are translated, by their place in the mappings' array.
-const PROTOCOLS: [u8; 3] = [6, 17, 1];
+pub(crate) const PROTOCOLS: [u8; 3] = [6, 17, 1];
 /// Ports of a protocol.
 const PORTS: usize = 65_536;
 /// Slots looked at by each sweep.
@@ -46,7 +47,7 @@ pub(crate) mod bits {
     pub(crate) const FIN_OUT: u8 = 4;
     /// The outside sent FIN.
     pub(crate) const FIN_IN: u8 = 8;
-    /// Somebody sent RST.
+    /// Somebody sent RST, and nobody anything else since.
     pub(crate) const RESET: u8 = 16;
     /// Somebody sent what follows a handshake; of UDP, something after both sides had.
     pub(crate) const OPEN: u8 = 32;
@@ -160,6 +161,8 @@ pub(crate) enum NoFlow {
     Protocol,
     /// All ports of the external address are in use.
     Ports(Pool),
+    /// The inside host has as many mappings as it may have.
+    Host,
     /// There are as many flows as there may be.
     Flows,
     /// Its mapping has as many flows as it can count.
@@ -197,10 +200,13 @@ pub(crate) struct Table {
     fixed: StateArray<u64>,
     used: StateArray<Used>,
     cursor: StateArray<u64>,
+    hosts: Hosts,
     hasher: Hasher,
     swept: u64,
     external: Vec<u32>,
     ports: (u16, u16),
+    /// Mappings that an inside host may have, of each protocol.
+    ports_per_host: u16,
     timeouts: Timeouts,
     /// In the configuration's order.
     forwards: Vec<Forward>,
@@ -237,9 +243,9 @@ impl Table {
         seed: u64,
         external: Vec<u32>,
         ports: (u16, u16),
-        max_flows: usize,
-        timeouts: Timeouts,
+        config: &Config,
     ) -> Result<Self, String> {
+        let max_flows = config.max_flows;
         let all = external.len() * PROTOCOLS.len();
         // The addresses are part of the names: state for others is of no use.
         let name =
@@ -254,11 +260,13 @@ impl Table {
             fixed: region.array("fixed", PROTOCOLS.len() * PORTS / 64)?,
             used: region.array("used", all)?,
             cursor: region.array("cursor", 2)?,
+            hosts: Hosts::new(&mut region, max_flows).map_err(too_many)?,
             hasher: Hasher::new(seed),
             swept: 0,
             external,
             ports,
-            timeouts,
+            ports_per_host: config.max_ports_per_host,
+            timeouts: config.timeouts,
             forwards: Vec::new(),
             settling: Settling::Not,
             patience: SWEEP_MAX,
@@ -319,6 +327,8 @@ impl Table {
         now: u32,
     ) -> Result<Flow, NoFlow> {
         match self.try_open(hash, key, flags, now, None) {
+            // Nobody else has to make room for a host that has enough.
+            Err(NoFlow::Host) => Err(NoFlow::Host),
             Err(why) => self.try_again(why, now, &mut |table, free| {
                 table.try_open(hash, key, flags, now, free)
             }),
@@ -346,15 +356,15 @@ impl Table {
         let outside = match known {
             Some(outside) => outside,
             None => {
-                let external = self.hasher.hash(&address) as usize % self.external.len();
-                let pool = Pool { external, place };
-                let outside = self.allocate(pool, (address, port), free)?;
+                let outside = self.choose(place, (address, port), free)?;
+                let external = usize::from(outside.external);
                 if self.endpoints.insert(endpoint_hash, endpoint, outside).is_err() {
                     return Err(NoFlow::Flows);
                 }
+                self.hosts.add(&self.hasher, address, outside.external, place);
                 *self.mapping_mut(external, place, outside.port) =
                     Mapping { address, port, flows: 0 };
-                self.count_port(pool, outside.port, true);
+                self.count_port(Pool { external, place }, outside.port, true);
                 outside
             }
         };
@@ -631,6 +641,9 @@ impl Table {
             if old == Mapping::default() {
                 self.count_port(Pool { external: 0, place }, port, true);
             } else {
+                if old.flows != FIXED {
+                    self.hosts.remove(&self.hasher, old.address, place);
+                }
                 self.forget_endpoint((old.address, old.port), place, Outside { external: 0, port });
             }
         }
@@ -685,11 +698,14 @@ impl Table {
         matches!(self.settling, Settling::Done)
     }
 
-    /// Whether all ports in use are counted, and no others.
+    /// Whether all ports in use are counted, also of hosts, and no others.
     #[cfg(test)]
     pub(crate) fn counts_right(&self) -> bool {
         let mut counts = self.used.iter().map(|used| used.ports).enumerate();
+        let given_out =
+            self.mappings.iter().filter(|m| **m != Mapping::default() && m.flows != FIXED).count();
         self.is_settled()
+            && given_out == self.hosts.mappings()
             && counts.all(|(n, ports)| ports == self.in_use(Pool::of_number(n), 0, self.range()))
     }
 
@@ -844,6 +860,7 @@ impl Table {
         }
         *self.mapping_mut(external, place, outside.port) = Mapping::default();
         self.count_port(Pool { external, place }, outside.port, false);
+        self.hosts.remove(&self.hasher, key.source().0, place);
         self.forget_endpoint(key.source(), place, outside);
     }
 
@@ -856,8 +873,32 @@ impl Table {
         }
     }
 
+    /// A free port for a new mapping of an inside host: of the external address of its others (paired pooling, RFC 4787 REQ-2). One
+    /// that has no others gets it of the address that its hash names, or the next that has one.
+    fn choose(
+        &mut self,
+        place: usize,
+        (address, port): (u32, u16),
+        known: Option<u16>,
+    ) -> Result<Outside, NoFlow> {
+        let all = self.external.len();
+        let host = self.hosts.find(&self.hasher, address);
+        if let Some(host) = host.filter(|host| usize::from(host.external) < all) {
+            if host.ports[place] >= self.ports_per_host {
+                return Err(NoFlow::Host);
+            }
+            let external = usize::from(host.external);
+            return self.allocate(Pool { external, place }, (address, port), known);
+        }
+        let first = self.hasher.hash(&address) as usize % all;
+        let found = self.allocate(Pool { external: first, place }, (address, port), known);
+        let Err(NoFlow::Ports(_)) = found else { return found };
+        let mut others = (1..all).map(|n| Pool { external: (first + n) % all, place });
+        others.find_map(|pool| self.allocate(pool, (address, port), None).ok()).map_or(found, Ok)
+    }
+
     /// A free port: the inside one if it is free (port preservation), else the one that is known to be, else a random one (RFC
-    /// 6056, algorithm 1). An inside host always gets the same external address (paired pooling, RFC 4787 REQ-2).
+    /// 6056, algorithm 1).
     fn allocate(
         &mut self,
         pool: Pool,
@@ -963,6 +1004,8 @@ fn follow(flow: &mut Flow, outbound: bool, flags: u8, timeouts: &Timeouts) -> u3
     if flags & FIN != 0 {
         flow.state |= if outbound { bits::FIN_OUT } else { bits::FIN_IN };
     }
+    // Anybody may send a RST that its receiver does not heed; what follows shows that (RFC 6146, section 3.5.2.2).
+    flow.state &= !bits::RESET;
     if flags & RST != 0 {
         flow.state |= bits::RESET;
     }

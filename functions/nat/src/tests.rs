@@ -168,6 +168,121 @@ fn tcp_lives_by_its_state() {
     }
 }
 
+/// RFC 6146, section 3.5.2.2: what follows a RST shows that nobody heeded it.
+#[test]
+fn a_connection_goes_on_after_a_reset_that_nobody_heeds() {
+    const SECOND: u64 = 1_000_000_000;
+    let (a, b) = ((INSIDE, 4000), (PEER, 80));
+    for fast in [false, true] {
+        let mut nat = nat("");
+        out(&mut nat, tcp(a, b, "S"));
+        back(&mut nat, tcp(b, (EXTERNAL, 4000), "SA"));
+        out(&mut nat, tcp(a, b, "A"));
+        back(&mut nat, tcp(b, (EXTERNAL, 4000), "R"));
+        if fast {
+            out(&mut nat, tcp(a, b, "A"));
+        } else {
+            back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
+        }
+        nat.advance(7000 * SECOND);
+        assert_eq!(ends(&back(&mut nat, tcp(b, (EXTERNAL, 4000), "A")).bytes).1, a);
+        // After one that somebody heeds nothing comes, and after the ends of both sides a segment changes nothing.
+        back(&mut nat, tcp(b, (EXTERNAL, 4000), "R"));
+        nat.advance(241 * SECOND);
+        let late = back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
+        assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED));
+    }
+    let mut nat = nat("");
+    out(&mut nat, tcp(a, b, "S"));
+    for (flags, outward) in [("SA", false), ("A", true), ("FA", true), ("FA", false), ("R", true)] {
+        match outward {
+            true => out(&mut nat, tcp(a, b, flags)),
+            false => back(&mut nat, tcp(b, (EXTERNAL, 4000), flags)),
+        };
+    }
+    back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
+    nat.advance(241 * SECOND);
+    let late = back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
+    assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED));
+}
+
+/// A host with answered flows.
+fn talk(nat: &mut Harness<Nat>, host: [u8; 4], port: u16) -> Outcome {
+    let sent = out(nat, udp((host, port), (PEER, 53)));
+    if sent.verdict == Verdict::Next {
+        back(nat, udp((PEER, 53), ends(&sent.bytes).0));
+        out(nat, udp((host, port), (PEER, 53)));
+    }
+    sent
+}
+
+#[test]
+fn a_host_may_not_have_all_ports() {
+    let limit = |most: u16| {
+        format!(
+            r#"{{"external": ["203.0.113.1"], "ports": "2000-2007", "max-ports-per-host": {most}}}"#
+        )
+    };
+    let options = Options { state_bytes: 8 << 20, ..Options::default() };
+    let mut nat = Harness::<Nat>::with(options, limit(3)).unwrap();
+    settled(&mut nat);
+    for port in 7000..7003 {
+        assert_eq!(talk(&mut nat, INSIDE, port).verdict, Verdict::Next);
+    }
+    assert_eq!(talk(&mut nat, INSIDE, 7003).verdict, Verdict::Drop(reason::HOST));
+    assert_eq!(talk(&mut nat, INSIDE, 7002).verdict, Verdict::Next, "it has that one");
+    assert_eq!(out(&mut nat, udp((INSIDE, 7002), (OTHER, 1))).verdict, Verdict::Next);
+    assert_eq!(out(&mut nat, tcp((INSIDE, 7003), (PEER, 53), "S")).verdict, Verdict::Next);
+    for port in 7000..7003 {
+        assert_eq!(talk(&mut nat, OTHER, port).verdict, Verdict::Next);
+    }
+    assert!(nat.swap(limit(4)).unwrap());
+    assert_eq!(talk(&mut nat, INSIDE, 7003).verdict, Verdict::Next);
+    assert_eq!(talk(&mut nat, INSIDE, 7004).verdict, Verdict::Drop(reason::HOST));
+    // What it has had for long, it has no more.
+    nat.advance(301_000_000_000);
+    for _ in 0..6000 {
+        nat.advance(1_000_000);
+        a_burst(&mut nat);
+    }
+    for port in 8000..8004 {
+        assert_eq!(talk(&mut nat, INSIDE, port).verdict, Verdict::Next);
+    }
+    assert!(nat.function().table.counts_right());
+}
+
+#[test]
+fn a_new_host_gets_an_address_that_has_ports_and_keeps_it() {
+    let config = r#"{"external": ["203.0.113.1", "203.0.113.2"], "ports": "2000-2003"}"#;
+    let options = Options { state_bytes: 8 << 20, ..Options::default() };
+    let mut nat = Harness::<Nat>::with(options, config).unwrap();
+    settled(&mut nat);
+    let external = |sent: &Outcome| ends(&sent.bytes).0.0;
+    let first = external(&talk(&mut nat, INSIDE, 7000));
+    for port in 7001..7004 {
+        assert_eq!(external(&talk(&mut nat, INSIDE, port)), first);
+    }
+    assert_eq!(
+        talk(&mut nat, INSIDE, 7004).verdict,
+        Verdict::Drop(reason::PORTS),
+        "a host has one address"
+    );
+    for host in 10..14 {
+        let sent = talk(&mut nat, [10, 0, 0, host], 7000);
+        assert_eq!(sent.verdict, Verdict::Next, "{host}");
+        assert_ne!(external(&sent), first, "{host}");
+    }
+    assert_eq!(talk(&mut nat, OTHER, 7000).verdict, Verdict::Drop(reason::PORTS));
+}
+
+/// RFC 6598: what a carrier's NAT has inside.
+#[test]
+fn shared_addresses_are_inside() {
+    let mut nat = nat("");
+    let sent = out(&mut nat, udp(([100, 64, 0, 5], 5000), (PEER, 53)));
+    assert_eq!(ends(&sent.bytes).0, (EXTERNAL, 5000));
+}
+
 #[test]
 fn pings_are_told_apart_by_their_identifier() {
     let mut nat = nat("");
@@ -746,6 +861,11 @@ fn mistakes_are_named() {
             r#"{"external": ["192.0.2.1"], "forward": [{"proto": "tcp", "port": 1, "to": "10.0.0.5:0"}]}"#,
             "forward[0].to: no packet",
         ),
+        (
+            r#"{"external": ["192.0.2.1"], "forward": [{"proto": "tcp", "port": 1, "to": "192.0.2.9:1"}]}"#,
+            "forward[0].to: 192.0.2.9 is in no prefix of `internal`",
+        ),
+        (r#"{"external": ["192.0.2.1"], "max-ports-per-host": 0}"#, "max-ports-per-host: 0"),
     ] {
         let error = refused(config);
         assert!(error.contains(part), "{error}");
