@@ -3,7 +3,7 @@
 //! Owns: which packets' first fragments passed. Must not know: rules, flows.
 
 use weir_sdk::flow::Hasher;
-use weir_sdk::parse::{Addresses, Headers};
+use weir_sdk::parse::{Addresses, Headers, vlans};
 use weir_sdk::region::{StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -11,8 +11,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const PACKETS: usize = 1024;
 /// Seconds for which they are (RFC 791 suggests 15 for reassembly, Linux takes 30).
 const SECONDS: u32 = 30;
-/// No protocol's number.
-const ANY: u32 = 0x100;
+/// No protocol's number (IANA: reserved).
+const ANY: u32 = 0xff;
 
 /// What fragments of one packet have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
@@ -20,7 +20,7 @@ const ANY: u32 = 0x100;
 struct Key {
     ends: [u64; 4],
     identification: u32,
-    /// [`ANY`] for IPv6, where only the first fragment tells it (RFC 8200, section 4.5).
+    /// [`ANY`] for IPv6, where only the first fragment tells it (RFC 8200, section 4.5); above its 8 bits, the VLANs.
     protocol: u32,
 }
 
@@ -58,7 +58,7 @@ impl Fragments {
 
     /// Remembers a first fragment. Does nothing for whole packets.
     pub(crate) fn note(&mut self, hasher: &Hasher, frame: &[u8], headers: &Headers, nanos: u64) {
-        let Some(key) = key(headers) else { return };
+        let Some(key) = key(frame, headers) else { return };
         let hash = hasher.hash(&key);
         let (seconds, fraction) = parts(nanos);
         let length = headers.end.saturating_sub(headers.fragmentable(frame));
@@ -74,9 +74,15 @@ impl Fragments {
         }
     }
 
-    pub(crate) fn judge(&self, hasher: &Hasher, headers: &Headers, nanos: u64) -> Later {
+    pub(crate) fn judge(
+        &self,
+        hasher: &Hasher,
+        frame: &[u8],
+        headers: &Headers,
+        nanos: u64,
+    ) -> Later {
         let now = parts(nanos);
-        let first = key(headers)
+        let first = key(frame, headers)
             .and_then(|key| self.packets.find(hasher.hash(&key), &key))
             .filter(|first| (first.until, first.fraction) > now);
         let least = first.map_or(0, |first| first.end).max(16);
@@ -97,7 +103,7 @@ fn parts(nanos: u64) -> (u32, u16) {
     (seconds as u32, ((rest << 16) / 1_000_000_000) as u16)
 }
 
-fn key(headers: &Headers) -> Option<Key> {
+fn key(frame: &[u8], headers: &Headers) -> Option<Key> {
     let fragment = headers.fragment?;
     let halves = |n: u128| [n as u64, (n >> 64) as u64];
     let (source, destination, protocol) = match headers.addresses {
@@ -107,5 +113,6 @@ fn key(headers: &Headers) -> Option<Key> {
         Addresses::V6 { source, destination } => (source, destination, ANY),
     };
     let ([a, b], [c, d]) = (halves(source), halves(destination));
+    let protocol = protocol | vlans(frame) << 8;
     Some(Key { ends: [a, b, c, d], identification: fragment.identification, protocol })
 }

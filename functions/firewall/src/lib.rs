@@ -16,7 +16,7 @@ use std::mem;
 use serde::Deserialize;
 use serde_json::Value;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
-use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol};
+use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol, vlans};
 use weir_sdk::prelude::*;
 use weir_translate::is_icmp_error;
 
@@ -308,7 +308,7 @@ impl Firewall {
             return Decision::Drop(reason::FRAGMENT);
         }
         if headers.is_later_fragment() {
-            return match self.fragments.judge(&self.hasher, &headers, nanos) {
+            return match self.fragments.judge(&self.hasher, frame, &headers, nanos) {
                 Later::Follows => Decision::Pass,
                 Later::Overlaps => Decision::Drop(reason::MALFORMED),
                 Later::Unknown => Decision::Drop(reason::FRAGMENT),
@@ -329,11 +329,11 @@ impl Firewall {
             // What it quotes the kernel has sent, in the name of whom the error is for.
             return if inspected && !reverse { Decision::Inspect } else { Decision::Pass };
         }
-        if self.non_ip == NonIp::Arp && is_neighbour_discovery(frame, &headers, message) {
-            return Decision::Pass;
-        }
         let fields = message.map_or((0, 0), |(kind, code, _)| (kind, code));
-        let sighted = self.sight(&headers, message);
+        if self.non_ip == NonIp::Arp && is_neighbour_discovery(frame, &headers, message) {
+            return self.discovery(&headers, fields, direction, nanos);
+        }
+        let sighted = self.sight(frame, &headers, message);
         let known = match &sighted {
             Sighted::V4(sight, hash) => {
                 self.v4.see(sight, (*hash).into(), now, &self.clock, self.loose)
@@ -356,26 +356,56 @@ impl Firewall {
     }
 
     /// The flow that a packet belongs to. ICMP messages that are neither queries nor their answers stand for themselves.
-    fn sight(&self, headers: &Headers, message: Option<(u8, u8, u16)>) -> Sighted {
+    fn sight(&self, frame: &[u8], headers: &Headers, message: Option<(u8, u8, u16)>) -> Sighted {
         let ports = match message {
             Some((kind, _, id)) => query_ports(headers.protocol, kind, id),
             None => Some((headers.source_port, headers.destination_port)),
         };
         let Some((from_port, to_port)) = ports else { return Sighted::Alone };
         let (protocol, flags) = (headers.protocol, headers.tcp_flags);
+        let vlans = vlans(frame);
         match headers.addresses {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV4::canonical(from, to, protocol);
+                let key = key.within(vlans);
                 let hash = self.hasher.hash(&key);
                 Sighted::V4(Sight { key, swapped, protocol, flags }, hash)
             }
             Addresses::V6 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV6::canonical(from, to, protocol);
+                let key = key.within(vlans);
                 let hash = self.hasher.hash(&key);
                 Sighted::V6(Sight { key, swapped, protocol, flags }, hash)
             }
+        }
+    }
+
+    /// Judges neighbour discovery: it passes unless a rule that names ICMP types says something else.
+    fn discovery(
+        &mut self,
+        headers: &Headers,
+        (kind, code): (u8, u8),
+        direction: u16,
+        nanos: u64,
+    ) -> Decision {
+        let Addresses::V6 { source, destination } = headers.addresses else {
+            return Decision::Pass;
+        };
+        let fields = [headers.protocol.into(), kind.into(), code.into(), direction];
+        let Some(rule) = self.rules.decide_discovery(source, destination, fields) else {
+            return Decision::Pass;
+        };
+        let (action, name) = (rule.action, rule.log.then(|| rule.name.clone()));
+        if let Some(name) = name {
+            self.log(&name, action, headers, nanos);
+        }
+        match action {
+            Action::Allow => Decision::Pass,
+            Action::Inspect => Decision::Inspect,
+            Action::Deny => Decision::Drop(reason::DENIED),
+            Action::Reject => Decision::Reject,
         }
     }
 

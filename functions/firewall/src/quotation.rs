@@ -14,7 +14,7 @@ pub(crate) enum Quotation {
 }
 
 impl Quotation {
-    /// Of the error with these headers. `None` when it quotes another version than its own, a later fragment, or too little.
+    /// Of the error with these headers, in the VLANs that it has come by. `None` when it quotes another version than its own, a later fragment, or too little.
     pub(crate) fn of(frame: &[u8], error: &Headers) -> Option<Self> {
         let packet = frame.get(error.l4 + 8..error.end)?;
         let quoted = parse::quoted(packet).filter(|quoted| !quoted.is_later_fragment())?;
@@ -25,14 +25,17 @@ impl Quotation {
             }
             _ => (quoted.source_port, quoted.destination_port),
         };
+        let vlans = parse::vlans(frame);
         match (error.protocol, quoted.addresses) {
             (protocol::ICMP, Addresses::V4 { source, destination }) => {
                 let ends = ((source, from), (destination, to));
-                Some(Self::V4(FlowV4::canonical(ends.0, ends.1, quoted.protocol).0, source))
+                let (key, _) = FlowV4::canonical(ends.0, ends.1, quoted.protocol);
+                Some(Self::V4(key.within(vlans), source))
             }
             (protocol::ICMPV6, Addresses::V6 { source, destination }) => {
                 let ends = ((source, from), (destination, to));
-                Some(Self::V6(FlowV6::canonical(ends.0, ends.1, quoted.protocol).0, source))
+                let (key, _) = FlowV6::canonical(ends.0, ends.1, quoted.protocol);
+                Some(Self::V6(key.within(vlans), source))
             }
             _ => None,
         }

@@ -69,6 +69,8 @@ pub(crate) struct Rules {
     fallback: Rule,
     v4: Classifier<u32>,
     v6: Classifier<u128>,
+    /// Of those that name ICMP types.
+    discovery: Classifier<u128>,
 }
 
 impl Rules {
@@ -81,11 +83,13 @@ impl Rules {
             .map(|(at, value)| read(at, value, &mut areas).map_err(|e| format!("rules[{at}]: {e}")))
             .collect::<Result<_, _>>()?;
         let (v4, v6) = (Classifier::new(&areas.v4), Classifier::new(&areas.v6));
+        let discovery = Classifier::new(&areas.discovery);
         Ok(Self {
             rules,
             fallback: Rule { action: default, log: false, name: "default".into() },
             v4,
             v6,
+            discovery,
         })
     }
 
@@ -99,6 +103,12 @@ impl Rules {
         self.rule(self.v6.first_match(src, dst, fields))
     }
 
+    /// The first rule that matches, of those that name ICMP types: others say nothing about neighbour discovery.
+    pub(crate) fn decide_discovery(&self, src: u128, dst: u128, fields: Fields) -> Option<&Rule> {
+        let number = self.discovery.first_match(src, dst, fields);
+        (number != NO_RULE).then(|| self.rule(number))
+    }
+
     fn rule(&self, number: u32) -> &Rule {
         if number == NO_RULE { &self.fallback } else { &self.rules[number as usize] }
     }
@@ -108,6 +118,7 @@ impl Rules {
 struct Areas {
     v4: Vec<Area<u32>>,
     v6: Vec<Area<u128>>,
+    discovery: Vec<Area<u128>>,
 }
 
 fn read(at: usize, value: Value, areas: &mut Areas) -> Result<Rule, String> {
@@ -146,6 +157,7 @@ fn read(at: usize, value: Value, areas: &mut Areas) -> Result<Rule, String> {
     let sport = list("sport", written.sport.as_ref(), range::<{ u16::MAX }>)?;
     let dport = list("dport", written.dport.as_ref(), range::<{ u16::MAX }>)?;
     let kind = list("icmp-type", written.icmp_type.as_ref(), range::<{ u8::MAX as u16 }>)?;
+    let names_types = kind.is_some();
     let headers = Headers::read(protocols, sport, dport, kind)?;
 
     let before = areas.v4.len() + areas.v6.len();
@@ -165,6 +177,9 @@ fn read(at: usize, value: Value, areas: &mut Areas) -> Result<Rule, String> {
     let v6: Vec<_> = headers.iter().filter(|h| h.proto != only(ICMP)).collect();
     spread(&mut areas.v4, &src.v4, &dst.v4, &v4, direction, rule);
     spread(&mut areas.v6, &src.v6, &dst.v6, &v6, direction, rule);
+    if names_types {
+        spread(&mut areas.discovery, &src.v6, &dst.v6, &v6, direction, rule);
+    }
     if areas.v4.len() + areas.v6.len() == before {
         return Err("src, dst and proto: they mix IPv4 and IPv6, no packet has both".into());
     }

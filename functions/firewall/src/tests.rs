@@ -438,6 +438,85 @@ fn ipv6_neighbours_arp_and_the_rest() {
     assert_eq!(out(&mut fw, solicitation), DENIED, "it came through a router");
 }
 
+/// RFC 6105: a rule keeps router advertisements of the outside from getting in.
+#[test]
+fn rules_that_name_types_decide_about_neighbour_discovery() {
+    let mut fw = firewall(
+        r#"{"default": "deny", "rules": [
+            {"action": "deny", "src": "fe80::/10", "name": "of no type"},
+            {"action": "allow", "proto": "icmpv6", "icmp-type": 134, "src": "fe80::1"},
+            {"action": "deny", "proto": "icmpv6", "icmp-type": "134,137", "direction": "in", "log": true}]}"#,
+    );
+    let message = |kind, host| {
+        let mut frame = Vec::new();
+        let from = [&[0xfe, 0x80][..], &[0; 13], &[host]].concat().try_into().unwrap();
+        let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from, [2; 16], 255);
+        step.icmpv6_raw(kind, 0, [0; 4]).write(&mut frame, &[0; 16]).unwrap();
+        frame
+    };
+    for kind in 133..=137 {
+        let inward = if kind == 134 || kind == 137 { DENIED } else { Verdict::Next };
+        assert_eq!(back(&mut fw, message(kind, 2)), inward, "{kind}");
+        assert_eq!(out(&mut fw, message(kind, 2)), Verdict::Next, "{kind}");
+    }
+    assert_eq!(back(&mut fw, message(134, 1)), Verdict::Next);
+    assert_eq!((fw.counter("denied"), fw.log().len()), (2, 2));
+}
+
+/// A frame with these tags.
+fn tagged(frame: &[u8], vlans: &[u16]) -> Vec<u8> {
+    let tags = vlans.iter().flat_map(|vlan| [0x81, 0, (vlan >> 8) as u8, *vlan as u8]);
+    frame[..12].iter().copied().chain(tags).chain(frame[12..].to_vec()).collect()
+}
+
+#[test]
+fn a_flow_of_one_vlan_is_none_of_another() {
+    let mut fw = firewall(RULES);
+    let (a, b) = ((IN, 4000), (OUT, 53));
+    let mut echo = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(IN, OUT, 64);
+    step.icmpv4_echo_request(5, 6).write(&mut echo, b"hello").unwrap();
+    let mut reply = Vec::new();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(OUT, IN, 64);
+    step.icmpv4_echo_reply(5, 6).write(&mut reply, b"hello").unwrap();
+    let error = about(&udp(a, b), 3, IN);
+    for there in [&[][..], &[10], &[20], &[10, 20]] {
+        assert_eq!(out(&mut fw, tagged(&udp(a, b), there)), Verdict::Next);
+        assert_eq!(out(&mut fw, tagged(&echo, there)), Verdict::Next);
+        let others: [&[u16]; 4] = [&[11], &[10, 21], &[11, 20], &[20, 10]];
+        for (vlans, expected) in
+            others.into_iter().map(|other| (other, DENIED)).chain([(there, Verdict::Next)])
+        {
+            for frame in [udp(b, a), reply.clone(), error.clone()] {
+                assert_eq!(back(&mut fw, tagged(&frame, vlans)), expected, "{there:?} {vlans:?}");
+            }
+        }
+    }
+    // Nor do fragments follow into another.
+    assert_eq!(out(&mut fw, tagged(&piece(1, 0, true), &[10])), Verdict::Next);
+    let later = |vlan: u16| tagged(&piece(1, 128, false), &[vlan]);
+    assert_eq!(out(&mut fw, later(11)), Verdict::Drop(reason::FRAGMENT));
+    assert_eq!(out(&mut fw, later(10)), Verdict::Next);
+}
+
+/// What a blind sender of one RST may do.
+#[test]
+fn an_idle_connection_outlives_a_reset_that_nobody_heeds() {
+    const SECOND: u64 = 1_000_000_000;
+    let (a, b) = ((IN, 4000), (OUT, 443));
+    let mut fw = firewall(RULES);
+    connect(&mut fw, a, b);
+    back(&mut fw, tcp(b, a, "R"));
+    fw.advance(200 * SECOND);
+    assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
+    assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next);
+    fw.advance(20_000 * SECOND);
+    assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next, "it is open");
+    back(&mut fw, tcp(b, a, "R"));
+    fw.advance(241 * SECOND);
+    assert_eq!(out(&mut fw, tcp(a, b, "A")), INVALID);
+}
+
 #[test]
 fn a_rejected_connection_is_reset() {
     let mut fw = firewall(RULES);

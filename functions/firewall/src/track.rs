@@ -27,7 +27,7 @@ pub(crate) enum Stage {
     FinWait,
     /// TCP: both sides sent FIN.
     TimeWait,
-    /// TCP: one side sent RST.
+    /// TCP: both sides sent RST, or one of a connection that was not open.
     Closed,
     /// UDP: nothing came back yet.
     Udp,
@@ -39,9 +39,11 @@ pub(crate) enum Stage {
     Generic,
     /// TCP: picked up in its middle; the other side has sent nothing yet.
     Midway,
+    /// TCP: one side of an open connection sent RST.
+    Reset,
 }
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage::SynSent,
     Stage::SynReceived,
     Stage::Established,
@@ -53,6 +55,7 @@ const STAGES: [Stage; 11] = [
     Stage::Icmp,
     Stage::Generic,
     Stage::Midway,
+    Stage::Reset,
 ];
 
 impl Stage {
@@ -76,8 +79,10 @@ pub struct Timeouts {
     pub tcp_fin_wait: u32,
     /// Both sides sent FIN.
     pub tcp_time_wait: u32,
-    /// One side sent RST.
+    /// Both sides sent RST, or one of a connection that was not open.
     pub tcp_close: u32,
+    /// One side of an open connection sent RST.
+    pub tcp_reset: u32,
     /// Picked up in its middle, and the other side has sent nothing yet.
     pub tcp_unacknowledged: u32,
     /// UDP, nothing came back yet.
@@ -99,6 +104,7 @@ impl Default for Timeouts {
             tcp_fin_wait: 120,
             tcp_time_wait: 120,
             tcp_close: 10,
+            tcp_reset: 240,
             tcp_unacknowledged: 300,
             udp: 30,
             udp_stream: 120,
@@ -146,6 +152,7 @@ impl Clock {
             ("icmp", timeouts.icmp),
             ("generic", timeouts.generic),
             ("tcp-unacknowledged", timeouts.tcp_unacknowledged),
+            ("tcp-reset", timeouts.tcp_reset),
         ];
         if let Some((key, value)) = named.iter().find(|(_, value)| !(1..=LONGEST).contains(value)) {
             return Err(format!("state.{key}: {value} is not from 1 to {LONGEST} seconds"));
@@ -189,7 +196,7 @@ pub(crate) struct Life {
 
 /// The originator sent FIN; the bit above it: the responder did.
 const FIN_SEEN: u8 = 1;
-/// In stage closed: the side that sent RST was the responder.
+/// In stages closed and reset: the side that sent RST was the responder.
 const RESET_BY_RESPONDER: u8 = 4;
 /// The handshake was completed; of UDP, something came after an answer; of other protocols, both sides sent.
 const OPENED: u8 = 8;
@@ -261,13 +268,13 @@ impl Life {
                 self.marks |= OPENED;
                 self.stage = self.stage_by_fins();
             }
-            (Stage::Closed, _) if self.marks & OPENED != 0 && self.reset_by(side) => {
+            (Stage::Reset, _) if self.reset_by(side) => {
                 // Who has really sent RST has no connection left to speak for: it was forged.
                 self.stage = self.stage_by_fins();
             }
             _ => {}
         }
-        if flags & FIN != 0 && self.stage != Stage::Closed {
+        if flags & FIN != 0 && !matches!(self.stage, Stage::Closed | Stage::Reset) {
             self.marks |= FIN_SEEN << side as u8;
             if self.stage != Stage::Midway {
                 self.stage = self.stage_by_fins();
@@ -277,10 +284,14 @@ impl Life {
     }
 
     fn reset(&mut self, side: Side) -> Step {
-        if self.stage == Stage::Closed {
+        if self.stage == Stage::Closed || self.stage == Stage::Reset && self.reset_by(side) {
             return Step::Pass;
         }
-        self.stage = Stage::Closed;
+        // Anybody may send a RST that its receiver does not heed: an open connection is not over by one.
+        self.stage = match self.stage {
+            Stage::Established | Stage::FinWait => Stage::Reset,
+            _ => Stage::Closed,
+        };
         self.marks &= !RESET_BY_RESPONDER;
         if side == Side::Responder {
             self.marks |= RESET_BY_RESPONDER;
@@ -290,7 +301,9 @@ impl Life {
 
     fn synchronize(&mut self, side: Side, ack: bool) -> Step {
         match (self.stage, side, ack) {
-            (Stage::TimeWait | Stage::Closed | Stage::Midway, _, false) => Step::Again,
+            (Stage::TimeWait | Stage::Closed | Stage::Reset | Stage::Midway, _, false) => {
+                Step::Again
+            }
             // Also a SYN from the other side: both open at once (RFC 9293, figure 8).
             (Stage::SynSent, Side::Responder, _) => {
                 self.stage = Stage::SynReceived;
@@ -330,7 +343,7 @@ impl Life {
             Stage::Established | Stage::FinWait => true,
             Stage::UdpStream | Stage::Generic => self.marks & OPENED != 0,
             Stage::SynSent | Stage::SynReceived | Stage::TimeWait | Stage::Closed => false,
-            Stage::Udp | Stage::Icmp | Stage::Midway => false,
+            Stage::Udp | Stage::Icmp | Stage::Midway | Stage::Reset => false,
         }
     }
 }
@@ -383,12 +396,13 @@ mod tests {
         run(&[
             (Responder, SYN | ACK, Step::Pass, Stage::SynReceived),
             (Originator, ACK, Step::Pass, Stage::Established),
-            (Responder, RST, Step::Pass, Stage::Closed),
+            (Responder, RST, Step::Pass, Stage::Reset),
+            (Responder, RST, Step::Pass, Stage::Reset),
             // Data that was on its way to the side that reset.
-            (Originator, ACK, Step::Pass, Stage::Closed),
-            (Originator, FIN | ACK, Step::Pass, Stage::Closed),
+            (Originator, ACK, Step::Pass, Stage::Reset),
+            (Originator, FIN | ACK, Step::Pass, Stage::Reset),
             (Responder, ACK, Step::Pass, Stage::Established),
-            (Originator, RST | ACK, Step::Pass, Stage::Closed),
+            (Originator, RST | ACK, Step::Pass, Stage::Reset),
             (Responder, RST, Step::Pass, Stage::Closed),
             (Originator, SYN, Step::Again, Stage::Closed),
         ]);

@@ -13,6 +13,10 @@ const KEY_MAX: usize = 64;
 /// Words of 32 bits in such a key.
 const WORDS: usize = KEY_MAX / 4;
 
+/// Where VLANs lie in a key's last word, and what is before them.
+const VLANS: u32 = 40;
+const UNTAGGED: u64 = (1 << VLANS) - 1;
+
 /// A keyed hash of short keys.
 ///
 /// It is NH of UMAC (RFC 4418, section 5.2.2), which takes one multiplication per 8 bytes, with a
@@ -136,7 +140,16 @@ impl FlowV4 {
     #[inline]
     pub fn reversed(&self) -> Self {
         let [addresses, rest] = self.0;
-        Self::raw(addresses.rotate_left(32), (rest as u32).rotate_left(16), self.protocol())
+        let ports = u64::from((rest as u32).rotate_left(16));
+        Self([addresses.rotate_left(32), rest >> 32 << 32 | ports])
+    }
+
+    /// The same flow in VLANs, as [`parse::vlans`](crate::parse::vlans) has them: another one than without, or in others.
+    #[must_use]
+    #[inline]
+    pub fn within(self, vlans: u32) -> Self {
+        let [addresses, rest] = self.0;
+        Self([addresses, rest & UNTAGGED | u64::from(vlans) << VLANS])
     }
 }
 
@@ -215,7 +228,17 @@ impl FlowV6 {
     #[must_use]
     #[inline]
     pub fn reversed(&self) -> Self {
-        Self::directed(self.destination(), self.source(), self.protocol())
+        let Self([.., rest]) = *self;
+        let reversed = Self::directed(self.destination(), self.source(), self.protocol());
+        reversed.within((rest >> VLANS) as u32)
+    }
+
+    /// As [`FlowV4::within`].
+    #[must_use]
+    #[inline]
+    pub fn within(self, vlans: u32) -> Self {
+        let Self([a, b, c, d, rest]) = self;
+        Self([a, b, c, d, rest & UNTAGGED | u64::from(vlans) << VLANS])
     }
 }
 
@@ -253,6 +276,23 @@ mod tests {
             prop_assert_eq!(FlowV6::directed(c, d, protocol).reversed(), FlowV6::directed(d, c, protocol));
             prop_assert_eq!(FlowV4::directed(a, b, protocol).reversed(), FlowV4::directed(b, a, protocol));
         }
+    }
+
+    #[test]
+    fn the_same_ends_in_another_vlan_are_another_flow() {
+        let vlans = 0xfff_123;
+        let four = FlowV4::directed((1, 2), (3, 4), 6);
+        let six = FlowV6::directed((1, 2), (3, 4), 6);
+        assert_ne!(four.within(vlans), four);
+        assert_ne!(six.within(vlans), six);
+        assert_eq!((four.within(vlans).within(0), six.within(vlans).within(0)), (four, six));
+        assert_eq!(four.within(vlans).reversed(), four.reversed().within(vlans));
+        assert_eq!(six.within(vlans).reversed(), six.reversed().within(vlans));
+        assert_eq!((four.within(vlans).protocol(), six.within(vlans).protocol()), (6, 6));
+        assert_eq!(
+            four.within(vlans).ordered(),
+            (four.ordered().0.within(vlans), four.ordered().1)
+        );
     }
 
     /// Chi-squared over the buckets that a part of the hash names, for keys as networks have them:

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     Addresses, Fragment, Headers, Plain, Unreadable, addresses, link, parse, parse_any, protocol,
-    quoted,
+    quoted, vlans,
 };
 
 const ETHERNET: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -338,4 +338,17 @@ fn tags_of_all_kinds() {
     frame[20..22].copy_from_slice(&[0x81, 0]);
     assert_eq!(parse(&frame), Err(Unreadable::NotIp), "three tags");
     assert_eq!(protocol::UDP, 17);
+}
+
+#[test]
+fn vlans_are_those_of_two_tags() {
+    let frame = |tags: &[u16]| {
+        let tags = tags.iter().flat_map(|word| word.to_be_bytes());
+        [0; 12].into_iter().chain(tags).chain([8, 0, 0x45]).collect::<Vec<u8>>()
+    };
+    assert_eq!(vlans(&frame(&[])), 0);
+    assert_eq!(vlans(&frame(&[0x8100, 0xe00a])), 10);
+    assert_eq!(vlans(&frame(&[0x88a8, 0x1002, 0x8100, 0xffff])), 0x002_fff);
+    assert_eq!(vlans(&frame(&[0x9100, 2, 0x8100, 3, 0x8100, 4])), 0x002_003);
+    assert_eq!(vlans(&[0; 13]), 0);
 }
