@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use weir_sdk::checksum;
-use weir_sdk::parse::{parse, protocol};
+use weir_sdk::parse::{protocol, quoted};
 use weir_sdk::prelude::*;
 
 use crate::config::Address;
@@ -24,18 +24,24 @@ const ERROR_V4: usize = 576;
 /// The same over IPv6: the smallest MTU (RFC 4443, section 2.4 (c)).
 const ERROR_V6: usize = 1280;
 const HOP_LIMIT: u8 = 64;
+const IPV6: usize = 40;
 const SECOND: u64 = 1_000_000_000;
 /// Errors at once after a silence, as Linux has it (`icmp_msgs_burst`).
 pub(crate) const BURST: u64 = 50;
 
+impl Problem {
+    /// Whether the sender learns from it how large packets may be (RFC 1191, RFC 8201): without that, whole connections stand still.
+    fn is_too_big(self) -> bool {
+        matches!((self.kind, self.code), (3, 4) | (2, 0))
+    }
+}
+
 /// Sends errors, within limits (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 (f)).
 #[derive(Debug)]
 pub(crate) struct Errors {
-    /// Nanoseconds that an error costs; 0 for no errors.
-    cost: u64,
-    /// Nanoseconds saved up, and when they were counted.
-    credit: u64,
-    counted: u64,
+    /// For what is too big: a flood of others takes nothing of it.
+    too_big: Bucket,
+    others: Bucket,
     /// Of the next IPv4 packet.
     identification: u16,
     sent: host::Counter,
@@ -44,11 +50,10 @@ pub(crate) struct Errors {
 
 impl Errors {
     pub(crate) fn new(per_second: u32) -> Self {
-        let cost = SECOND.checked_div(per_second.into()).unwrap_or(0);
+        let bucket = Bucket::new(per_second);
         Self {
-            cost,
-            credit: cost * BURST,
-            counted: 0,
+            too_big: bucket,
+            others: bucket,
             identification: 1,
             sent: host::counter("icmp_sent"),
             suppressed: host::counter("icmp_suppressed"),
@@ -66,13 +71,14 @@ impl Errors {
     ) {
         let (frame, port) = (packet.data(), packet.port());
         let v4 = frame[l3] >> 4 == 4;
-        let end = if v4 { end_of_v4(frame, l3) } else { end_of_v6(frame) };
+        let end = if v4 { end_of_v4(frame, l3) } else { end_of_v6(frame, l3) };
         // Where a packet that a function made came from is not known.
         let Some(end) = end.filter(|_| !packet.made()) else { return };
         let own = || addresses.iter().filter(|address| address.ip.is_ipv4() == v4);
         let source = own().find(|a| a.port == Some(port)).or_else(|| own().next());
         let Some(source) = source else { return };
-        if !self.allowed(now) {
+        let bucket = if problem.is_too_big() { &mut self.too_big } else { &mut self.others };
+        if !bucket.allowed(now) {
             self.suppressed.add(1);
             return;
         }
@@ -88,8 +94,24 @@ impl Errors {
             Err(_) => self.suppressed.add(1),
         }
     }
+}
 
-    /// A token bucket that holds [`BURST`] errors.
+/// A token bucket that holds [`BURST`] errors.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// Nanoseconds that an error costs; 0 for no errors.
+    cost: u64,
+    /// Nanoseconds saved up, and when they were counted.
+    credit: u64,
+    counted: u64,
+}
+
+impl Bucket {
+    fn new(per_second: u32) -> Self {
+        let cost = SECOND.checked_div(per_second.into()).unwrap_or(0);
+        Self { cost, credit: cost * BURST, counted: 0 }
+    }
+
     fn allowed(&mut self, now: u64) -> bool {
         let earned = now.saturating_sub(self.counted);
         self.counted = now;
@@ -114,13 +136,20 @@ fn end_of_v4(frame: &[u8], l3: usize) -> Option<usize> {
 }
 
 /// The same for IPv6: nothing about ICMP errors and redirects (RFC 4443, section 2.4 (e)). Later fragments of anything
-/// else are no exception there.
-fn end_of_v6(frame: &[u8]) -> Option<usize> {
-    let headers = parse(frame).ok()?;
-    let kind = frame[..headers.end].get(headers.l4);
-    let error = headers.protocol == protocol::ICMPV6
-        && (headers.is_later_fragment() || matches!(kind, None | Some(0..128 | 137)));
-    (!error).then_some(headers.end)
+/// else are no exception there. Whatever else is wrong behind the header is its receiver's business: of what cannot be followed, the next
+/// header counts.
+fn end_of_v6(frame: &[u8], l3: usize) -> Option<usize> {
+    let packet = frame.get(l3..)?;
+    let header = packet.first_chunk::<IPV6>()?;
+    let end = IPV6 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let packet = packet.get(..end)?;
+    let (protocol, l4, later) = match quoted(packet) {
+        Some(headers) => (headers.protocol, headers.l4, headers.is_later_fragment()),
+        None => (header[6], IPV6, false),
+    };
+    let error = protocol == protocol::ICMPV6
+        && (later || matches!(packet.get(l4), None | Some(0..128 | 137)));
+    (!error).then_some(l3 + end)
 }
 
 /// An error about the IPv4 packet between two places of a frame; goes back to the MAC it came from.

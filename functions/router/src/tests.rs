@@ -146,6 +146,64 @@ fn errors_are_limited_in_rate_and_never_about_errors() {
     assert!(router.sent().is_empty());
 }
 
+/// Or nobody's connections get through a narrow link while somebody sends what expires.
+#[test]
+fn a_flood_of_what_expires_leaves_path_mtu_discovery_alone() {
+    let mut router = router();
+    let mut told = 0;
+    for n in 0..1000 {
+        router.advance(SECOND / 1000);
+        for _ in 0..20 {
+            router.run(udp([198, 51, 7, 7], 1, 20));
+        }
+        assert!(router.sent().len() <= 20);
+        if n % 20 == 0 {
+            router.run(udp6("2001:db8:1::1", 9, 1600));
+            told += router.sent().len();
+        }
+    }
+    assert_eq!(told, 50);
+    // It has a limit, too.
+    for _ in 0..200 {
+        router.run(udp6("2001:db8:1::1", 9, 1600));
+    }
+    assert_eq!(router.sent().len() as u64, ERRORS_BURST);
+}
+
+/// RFC 4443, section 3.2: a sender is told whatever it has behind IP's header.
+#[test]
+fn errors_do_not_depend_on_what_is_behind_the_ipv6_header() {
+    let mut router = router();
+    let mut wrong_length = udp6("2001:db8:1::1", 9, 1600);
+    wrong_length[58..60].copy_from_slice(&[0xff, 0xff]);
+    let mut extended = udp6("2001:db8:1::1", 9, 1600);
+    extended[20] = 60;
+    for n in 0..12 {
+        extended[54 + n * 8..62 + n * 8].copy_from_slice(&[60, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    let mut cut = udp6("2001:db8:1::1", 1, 20);
+    cut.truncate(54 + 2);
+    cut[18..20].copy_from_slice(&[0, 2]);
+    for (frame, kind) in [(wrong_length, 2), (extended, 2), (cut, 3)] {
+        router.run(frame.clone());
+        let sent = router.sent();
+        assert_eq!((sent.len(), sent[0].bytes[54]), (1, kind));
+        let quoted = &sent[0].bytes[62..];
+        assert_eq!(quoted, &frame[14..14 + quoted.len()]);
+    }
+    // Nothing about errors, though, also behind extension headers.
+    let mut about = udp6("2001:db8:1::1", 1, 40);
+    (about[20], about[54], about[55], about[62]) = (60, 58, 0, 3);
+    about[56..62].copy_from_slice(&[1, 4, 0, 0, 0, 0]);
+    router.run(about.clone());
+    (about[20], about[54]) = (58, 3);
+    router.run(about.clone());
+    assert!(router.sent().is_empty());
+    about[54] = 128;
+    router.run(about);
+    assert_eq!(router.sent().len(), 1);
+}
+
 #[test]
 fn its_own_addresses_answer() {
     let mut router = router();
