@@ -43,6 +43,12 @@ impl Failure {
         Self { why: why.into(), waits_for: None, damaged: false }
     }
 
+    /// It is deployed once more when this port is there again, unless it waits for another one.
+    fn again_at(mut self, port: &Name) -> Self {
+        self.waits_for.get_or_insert_with(|| port.clone());
+        self
+    }
+
     /// It waits for this port, of which that is told.
     fn waiting(port: &Name, told: &str) -> Self {
         let why = format!("{told}, and the chain is deployed then");
@@ -339,7 +345,7 @@ impl Control {
             loop {
                 let Some(mut chains) = waiting().pop_front() else { return };
                 let Some(id) = chains.pop_front() else { continue };
-                self.restore_chain(id);
+                self.restore_chain(id, None);
                 waiting().push_back(chains);
             }
         };
@@ -370,8 +376,9 @@ impl Control {
         }
     }
 
-    /// Deploys a chain that does not run; whether it does by that.
-    fn restore_chain(&self, id: &ChainId) -> bool {
+    /// Deploys a chain that does not run; whether it does by that. `at`: the port that is there again, which may have gone once more
+    /// before the chain has it.
+    fn restore_chain(&self, id: &ChainId, at: Option<&Name>) -> bool {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();
@@ -396,7 +403,10 @@ impl Control {
                 }
             }
             Err(error) => {
-                let failure = Failure::from(&error);
+                let mut failure = Failure::from(&error);
+                if let Some(port) = at {
+                    failure = failure.again_at(port);
+                }
                 self.note(id, format!("chain {} cannot be deployed: {}", id.name, failure.why));
                 self.failed().insert(id.clone(), failure);
                 return false;
@@ -441,7 +451,7 @@ impl Control {
         let thread = std::thread::Builder::new().name("weir-restore".to_owned());
         let deploy = move || {
             for id in control.to_deploy_at(&tenant, &port) {
-                if control.restore_chain(&id) {
+                if control.restore_chain(&id, Some(&port)) {
                     let message = format!("chain {} was deployed: port {port} is there", id.name);
                     let kind = EventKind::ChainApplied;
                     control.events.emit(kind, Some(&tenant), id.name.as_str(), message);
@@ -477,7 +487,7 @@ impl Control {
             }
             if !self.is_down(id) {
                 let again = format!("port {port} is there again: the chain is deployed anew");
-                self.failed().insert(id.clone(), Failure::new(again));
+                self.failed().insert(id.clone(), Failure::new(again).again_at(port));
                 // What it could not send went with the port.
                 drop(self.engine.undeploy(id));
                 // What rules send to it is nobody else's meanwhile.

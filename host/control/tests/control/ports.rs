@@ -58,11 +58,15 @@ async fn a_chain_waits_for_its_port_and_is_deployed_when_that_is_there() {
     host.engine.fail("deploy default/a", no_port());
     back(&host, "out");
     fails_with(&host, "a", waits("is down: it has no link")).await;
+    // What goes wrong at the port only then does not keep the chain from coming with it the next time.
+    host.engine.fail("deploy default/a", EngineError::Refused("it went once more".into()));
+    back(&host, "out");
+    fails_with(&host, "a", json!("it went once more")).await;
     back(&host, "in");
     back(&host, "out");
     fails_with(&host, "a", json!(null)).await;
     fails_with(&host, "b", json!("no")).await;
-    assert_eq!(host.engine.calls(), ["deploy default/a f@1.0.0", "deploy default/a f@1.0.0"]);
+    assert_eq!(host.engine.calls(), ["deploy default/a f@1.0.0"; 3]);
 }
 
 #[tokio::test]
