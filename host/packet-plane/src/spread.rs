@@ -13,10 +13,10 @@
 //! [`spread`] puts a port of this kind around each of the first two ports of every lane, and around the kernel's stack. A packet that is handed over enters the
 //! chain by the port of the same number, and so in the same direction.
 
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, mem};
 
 use weir_layout::{BURST_MAX, FLAG_MADE};
 use weir_pool::{Packet, Pool};
@@ -159,6 +159,8 @@ struct SpreadPort {
     others_first: bool,
     /// The bell was told that this lane sleeps.
     slept: bool,
+    /// Lanes of which it was seen before a sleep that they hand over nothing more.
+    ended: usize,
 }
 
 impl SpreadPort {
@@ -175,6 +177,7 @@ impl SpreadPort {
             for_lane,
             others_first: false,
             slept: false,
+            ended: 0,
         }
     }
 
@@ -360,6 +363,9 @@ impl Port for SpreadPort {
         self.slept = true;
         self.ways.bell.sleep();
         let something = self.ways.inlets.iter().any(Inlet::has_packets);
+        // Who ended before that has rung for nobody, and may be the last that this lane waits for.
+        let ended = self.ways.inlets.iter().filter(|inlet| inlet.has_ended()).count();
+        let something = something || ended > mem::replace(&mut self.ended, ended);
         Ok(if something { Some(Duration::ZERO) } else { again })
     }
 
@@ -379,5 +385,38 @@ impl Port for SpreadPort {
 impl Drop for SpreadPort {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_pool::{HugePages, PoolConfig};
+    use weir_port::memory::{Wire, channel};
+
+    use super::*;
+
+    fn lane() -> (Vec<Box<dyn Port>>, Vec<Wire>) {
+        let ends = ["in", "out"].map(channel);
+        let ends = ends.into_iter().map(|(port, wire)| (Box::new(port) as Box<dyn Port>, wire));
+        ends.unzip()
+    }
+
+    /// The other lane may end between this one's last look and its sleep.
+    #[test]
+    fn who_is_about_to_sleep_hears_that_the_last_other_lane_has_ended() {
+        let [(one, wires), (two, _others)] = [lane(), lane()];
+        drop(wires);
+        let mut lanes = spread(vec![one, two], 1).unwrap();
+        let config = PoolConfig { rooms: 256, room_bytes: 2048, huge: HugePages::Never };
+        let mut pool = Pool::new("test", &config).unwrap();
+        let (mut here, other) = (lanes[0].remove(0), lanes[1].remove(0));
+        here.attach(&mut pool).unwrap();
+        let mut packets = Vec::new();
+        assert_eq!(here.receive(&mut pool, &mut packets, 32).unwrap(), Received::Waiting);
+        drop(other);
+        assert_eq!(here.settle(&mut pool).unwrap(), Some(Duration::ZERO));
+        assert_eq!(here.receive(&mut pool, &mut packets, 32).unwrap(), Received::End);
+        // It is told once.
+        assert_eq!(here.settle(&mut pool).unwrap(), None);
     }
 }

@@ -33,9 +33,9 @@ pub struct Station {
     members: Vec<Member>,
     /// There if packets have to be told apart.
     steering: Option<Box<Steering>>,
+    /// What that will be, as long as they have not: it has megabytes, and is not made on the data path.
+    spare: Option<Box<Steering>>,
     rules: Arc<Rules>,
-    /// Room of the flow cache.
-    flows: usize,
     /// Counts of what no lane had.
     shared: Arc<Shared>,
     /// Packets were moved to lanes that have not had a turn since.
@@ -63,7 +63,8 @@ impl Member {
 }
 
 impl Station {
-    /// Makes the pool and attaches the ports. `flows`: how many flows are remembered at least, once packets have to be told apart.
+    /// Makes the pool and attaches the ports. `flows`: how many flows are remembered at least, once packets have to be told apart; 128 bytes
+    /// each are there from now on, and 64 more beside the kernel's stack.
     ///
     /// # Errors
     /// When there is no memory, or a port cannot work with the pool.
@@ -87,14 +88,15 @@ impl Station {
     fn over((mut context, site): (Context, LaneSite), flows: usize) -> Self {
         context.stationed = true;
         let shared = Arc::clone(&context.ledger.shared);
+        let steering = Steering::new(flows, site.seed, context.kernel.is_some());
         Self {
             site,
             context: Some(Box::new(context)),
             seated: None,
             members: Vec::new(),
             steering: None,
+            spare: Some(Box::new(steering)),
             rules: Arc::default(),
-            flows,
             shared,
             moved: false,
             moves: false,
@@ -198,19 +200,22 @@ impl Station {
         let decides =
             self.moves || decides.into_iter().any(|f| f.flow_verdicts || !f.targets.is_empty());
         if self.rules.is_empty() && self.members.len() == 1 && rest.is_some() && !decides {
-            self.steering = None;
+            if let Some(mut steering) = self.steering.take() {
+                steering.arrange(Arc::clone(&self.rules), Vec::new(), None);
+                self.spare = Some(steering);
+            }
             self.context_mut().notes_answers = false;
             return self.forget_placed();
         }
-        let (flows, seed) = (self.flows, self.site.seed);
         let kernel = self.context().kernel.is_some();
         self.context_mut().notes_answers = kernel;
         let lanes = self.members.iter();
         let lanes = lanes.map(|member| (member.key.clone(), member.lane.plan().upward.is_some()));
         let lanes = lanes.collect();
-        let steering =
-            self.steering.get_or_insert_with(|| Box::new(Steering::new(flows, seed, kernel)));
+        let steering = self.steering.take().or_else(|| self.spare.take());
+        let mut steering = steering.expect("it is the one or the other between bursts");
         steering.arrange(Arc::clone(&self.rules), lanes, rest);
+        self.steering = Some(steering);
         self.forget_placed();
     }
 
@@ -640,5 +645,45 @@ fn sooner(a: Turn, b: Turn) -> Turn {
         (Turn::Busy, _) | (_, Turn::Busy) => Turn::Busy,
         (Turn::Idle(a), Turn::Idle(b)) => Turn::Idle(lane::earlier(a, b)),
         (Turn::Ended, other) | (other, Turn::Ended) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use weir_pool::{HugePages, PoolConfig};
+    use weir_port::memory::{Keep, MemoryPort};
+    use weir_sandbox::SandboxConfig;
+    use weir_steering::{Rule, Table, Target};
+
+    use super::*;
+    use crate::Clock;
+
+    #[test]
+    fn room_for_flows_is_there_before_the_first_rule_and_behind_the_last() {
+        let config = LaneConfig {
+            pool: PoolConfig { rooms: 64, room_bytes: 2048, huge: HugePages::Never },
+            ports: vec![Box::new(MemoryPort::new("memory", None, Keep::Nothing))],
+            symmetric: false,
+            clock: Clock::Monotonic,
+            burst: 32,
+            seed: 1,
+            on_event: None,
+        };
+        let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).unwrap());
+        let mut station = Station::new(sandbox, "station", config, 1 << 10).unwrap();
+        let place = |steering: &Option<Box<Steering>>| {
+            ptr::from_ref::<Steering>(steering.as_ref().expect("it is there")).addr()
+        };
+        let made = place(&station.spare);
+        let rules = Rules { table: Table::new(&[Rule::all(Target::Drop)]), ..Rules::default() };
+        let rules = Arc::new(rules);
+        for _ in 0..2 {
+            drop(station.steer(Arc::clone(&rules)));
+            assert_eq!(place(&station.steering), made);
+        }
+        drop(station.steer(Arc::default()));
+        assert_eq!(station.finish().unwrap().out, 0);
     }
 }

@@ -1,5 +1,6 @@
 //! Telling the packets of a station apart: rules for new flows, a flow cache for known ones, and what functions decided about them.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,9 +91,11 @@ pub(crate) struct Steering {
     /// Whose the kernel's answers are: they go back the way by which the flow's last packet went up, whatever has been decided
     /// about flows since. There if one of the ports is the kernel's stack.
     answers: Option<FlowCache>,
-    /// Flows that functions have moved, as [`Key::plain`] has them; there once one was. What the other cache does not know is looked for
-    /// here, and so are all ICMP errors: their key says nothing of the flow that they are about.
-    moves: Option<FlowCache>,
+    /// Flows that functions have moved, as [`Key::plain`] has them. What the other cache does not know is looked for here once one was, and so
+    /// are all ICMP errors: their key says nothing of the flow that they are about.
+    moves: FlowCache,
+    /// One was.
+    has_moves: bool,
     finals: Vec<Final>,
     /// What is known about flows is not to be believed any more, once the burst is done with.
     stale: bool,
@@ -109,14 +112,16 @@ pub(crate) struct Steering {
 impl Steering {
     /// `kernel`: whether one of the ports is the kernel's stack.
     pub(crate) fn new(flows: usize, seed: u64, kernel: bool) -> Self {
+        let cache = FlowCache::new(flows, seed);
         Self {
             lanes: Vec::new(),
             answers: kernel.then(|| FlowCache::new(flows, seed.rotate_left(32))),
             rules: Arc::default(),
             chains: Vec::new(),
             rest: None,
-            cache: FlowCache::new(flows, seed),
-            moves: None,
+            moves: cache.another(),
+            cache,
+            has_moves: false,
             finals: Vec::new(),
             stale: false,
             keys: Vec::with_capacity(BURST_MAX),
@@ -167,7 +172,7 @@ impl Steering {
     fn forget(&mut self) {
         self.stale = false;
         self.cache.clear();
-        self.moves.iter_mut().for_each(FlowCache::clear);
+        self.moves.clear();
         self.finals.clear();
     }
 
@@ -251,7 +256,7 @@ impl Steering {
     /// The way of a packet that nothing is known about.
     #[cold]
     fn ask(&mut self, place: usize, context: &Context) -> weir_steering::Way {
-        if self.keys[place].is_icmp() && (self.moves.is_some() || !self.rules.is_empty()) {
+        if self.keys[place].is_icmp() && (self.has_moves || !self.rules.is_empty()) {
             if let Some(way) = self.ask_for_quoted(place, context) {
                 return way;
             }
@@ -262,7 +267,7 @@ impl Steering {
             }
         }
         let (key, hash) = (&self.keys[place], self.hashes[place]);
-        let moved = self.moves.as_ref().and_then(|moves| moves.get(&key.plain(), hash));
+        let moved = self.moved(&key.plain(), hash);
         if let Some(way) = moved {
             self.cache.insert(key, hash, way);
             return way;
@@ -276,7 +281,7 @@ impl Steering {
         let packet = &context.burst[place];
         let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
         let flow = quoted(frame, packet.metadata.port)?;
-        let moved = self.moves.as_ref().and_then(|moves| moves.get(&flow, moves.hash(&flow)));
+        let moved = self.moved(&flow, self.moves.hash(&flow));
         if moved.is_some() {
             return moved;
         }
@@ -287,6 +292,11 @@ impl Steering {
         let (_, target) =
             self.rules.table.classify(&Key { dscp: key.dscp, macs: key.macs, ..flow })?;
         Some(weir_steering::Way { target: self.code_of(target), skip: 0 })
+    }
+
+    /// Where a function has moved a flow.
+    fn moved(&self, flow: &Key, hash: u64) -> Option<weir_steering::Way> {
+        if self.has_moves { self.moves.get(flow, hash) } else { None }
     }
 
     /// Where a rule leads. What is for a chain that is not here is nobody else's.
@@ -426,11 +436,11 @@ impl Steering {
             Destination::Lane(lane) => code(lane),
             _ => KERNEL,
         };
-        let moves = self.moves.get_or_insert_with(|| {
+        if !mem::replace(&mut self.has_moves, true) {
             // It has ICMP packets that nobody looked into.
             self.cache.clear();
-            self.cache.another()
-        });
+        }
+        let moves = &mut self.moves;
         let key = key.plain();
         for key in [key, key.reversed(other_port(key.port))] {
             let hash = moves.hash(&key);
