@@ -44,6 +44,8 @@ pub(crate) struct Device {
     xdp_sockets: Mutex<Vec<(u16, Socket)>>,
     /// How it was at last, once it is closed.
     last: Mutex<Option<Details>>,
+    /// The number of the interface that it lies on.
+    index: Option<u32>,
     claim: Claim,
 }
 
@@ -58,6 +60,8 @@ impl Device {
         let claim = Claim::of(&address)?;
         let turn = turn();
         log::forget();
+        // Before the driver looks for it: of one that comes between the two it is told that it is another one.
+        let index = on_interface(&address).and_then(interface::index);
         // SAFETY: strings that end with a zero, and a number to write.
         let added = unsafe {
             sys::weir_dpdk_probe(bus.as_ptr(), name.as_ptr(), arguments.as_ptr(), &raw mut number)
@@ -90,6 +94,7 @@ impl Device {
             kernel_drops,
             xdp_sockets: Mutex::default(),
             last: Mutex::default(),
+            index,
             claim,
         };
         device.did("say what it can do", told)?;
@@ -122,14 +127,23 @@ impl Device {
 
     /// Why it works no more. Asks whether it went away, which DPDK does not always say by itself.
     pub(crate) fn problem(&self) -> Option<String> {
-        if let Some(name) = self.interface()
-            && !interface::exists(name)
-        {
-            return Some(format!("the interface {name} of its device {} is gone", self.address));
+        if let Some(gone) = self.lost_interface() {
+            return Some(gone);
         }
         // SAFETY: asks the driver; the port is not closed, because its owner asks.
         let removed = self.is_removed() || unsafe { sys::weir_dpdk_is_removed(self.number) };
         removed.then(|| self.removed()).or_else(|| self.told())
+    }
+
+    /// That the interface which it lies on is gone, if it is.
+    fn lost_interface(&self) -> Option<String> {
+        let name = self.interface()?;
+        let why = match interface::index(name) {
+            index if index == self.index => return None,
+            None => "is gone",
+            Some(_) => "is another one than before",
+        };
+        Some(format!("the interface {name} of its device {} {why}", self.address))
     }
 
     fn removed(&self) -> String {
@@ -220,6 +234,13 @@ impl Device {
         facts.extend(value.map(|value| (name, value)));
     }
 
+    /// What the kernel had no room for while nobody had the port does not count. Not while somebody asks for details: before it is started.
+    pub(crate) fn forget_kernel_drops(&self) {
+        if let Some(drops) = &self.kernel_drops {
+            drops.forget_not_received();
+        }
+    }
+
     /// It was started, so that its link and counters mean something.
     pub(crate) fn mark_started(&self) {
         self.started.store(true, Relaxed);
@@ -262,6 +283,11 @@ impl Device {
             details.problem = self.told();
             return details;
         }
+        if let Some(gone) = self.lost_interface() {
+            facts.push(("link", "gone".to_owned()));
+            details.problem = Some(gone);
+            return details;
+        }
         if !self.started.load(Relaxed) {
             return details;
         }
@@ -270,7 +296,10 @@ impl Device {
         let mut mtu = 0;
         // SAFETY: each writes one value; DPDK lets another thread ask while a worker polls.
         unsafe {
-            if sys::weir_dpdk_link(self.number, &raw mut link) >= 0 {
+            // Drivers over an interface say what they were built with.
+            if let Some(up) = self.interface().and_then(|name| interface::has_link(name).ok()) {
+                facts.push(("link", if up { "up" } else { "down" }.to_owned()));
+            } else if sys::weir_dpdk_link(self.number, &raw mut link) >= 0 {
                 facts.push(("link", link_text(&link)));
             }
             if sys::weir_dpdk_mtu(self.number, &raw mut mtu) >= 0 {
@@ -378,7 +407,7 @@ fn link_text(link: &sys::Link) -> String {
 }
 
 /// The interface that a device of this address lies on.
-fn on_interface(address: &Address) -> Option<&str> {
+pub(crate) fn on_interface(address: &Address) -> Option<&str> {
     match address.driver() {
         "net_af_packet" | "eth_af_packet" | "net_af_xdp" => address.argument("iface"),
         _ => None,
@@ -388,7 +417,7 @@ fn on_interface(address: &Address) -> Option<&str> {
 /// Finds out what DPDK would say less clearly, and keeps devices that the kernel uses from being taken from it.
 pub(crate) fn check(address: &Address) -> Result<(), String> {
     if let Some(name) = on_interface(address)
-        && !interface::exists(name)
+        && interface::index(name).is_none()
     {
         return Err(format!("there is no interface {name} (`ip link` lists them)"));
     }

@@ -6,15 +6,32 @@ use std::os::fd::AsRawFd as _;
 
 use rustix::net::{AddressFamily, SocketType, socket};
 
-/// Whether the process sees an interface of this name.
-pub(crate) fn exists(name: &str) -> bool {
-    let Ok(name) = CString::new(name) else { return false };
+/// The number of the interface of this name, which another one that comes after it has not; none: the process sees none.
+pub(crate) fn index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
     // SAFETY: a string that ends with a zero, which the call only reads.
-    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+    Some(unsafe { libc::if_nametoindex(name.as_ptr()) }).filter(|index| *index != 0)
 }
 
 /// An interface's MTU, in bytes.
 pub(crate) fn mtu(name: &str) -> io::Result<u32> {
+    let answer = ask(name, libc::SIOCGIFMTU)?;
+    // SAFETY: SIOCGIFMTU writes this member.
+    let mtu = unsafe { answer.ifr_ifru.ifru_mtu };
+    Ok(u32::try_from(mtu).unwrap_or(0))
+}
+
+/// Whether packets can leave and come by an interface: it is up, and has a carrier.
+pub(crate) fn has_link(name: &str) -> io::Result<bool> {
+    const LIVE: i32 = libc::IFF_UP | libc::IFF_RUNNING;
+    let answer = ask(name, libc::SIOCGIFFLAGS)?;
+    // SAFETY: SIOCGIFFLAGS writes this member.
+    let flags = unsafe { answer.ifr_ifru.ifru_flags };
+    Ok(i32::from(flags) & LIVE == LIVE)
+}
+
+/// Asks for something of an interface (netdevice(7)).
+fn ask(name: &str, what: libc::Ioctl) -> io::Result<libc::ifreq> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     if name.len() >= libc::IFNAMSIZ {
         return Err(io::ErrorKind::NotFound.into());
@@ -24,12 +41,10 @@ pub(crate) fn mtu(name: &str) -> io::Result<u32> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: SIOCGIFMTU reads the name, which ends with a zero, and writes `ifru_mtu`.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
+    // SAFETY: calls that ask read the name, which ends with a zero, and write a member of `ifr_ifru`.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call succeeded, so this is the member that it wrote.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
-    Ok(u32::try_from(mtu).unwrap_or(0))
+    Ok(request)
 }

@@ -38,6 +38,12 @@ impl KernelDrops {
         self.not_received.fetch_add(dropped, Relaxed) + dropped
     }
 
+    /// What there was no room for so far does not count.
+    pub(crate) fn forget_not_received(&self) {
+        self.not_received();
+        self.not_received.store(0, Relaxed);
+    }
+
     /// Frames that the interface dropped instead of sending them.
     pub(crate) fn not_sent(&self) -> u64 {
         not_sent(&self.interface).unwrap_or(0).saturating_sub(self.not_sent)

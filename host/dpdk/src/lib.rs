@@ -95,6 +95,21 @@ pub fn name(device: &str) -> Result<String, String> {
     }
 }
 
+/// The kernel's interface that a device lies on, if it lies on one.
+#[must_use]
+pub fn interface(device: &str) -> Option<String> {
+    #[cfg(dpdk)]
+    {
+        let address = device.parse().ok()?;
+        device::on_interface(&address).map(str::to_owned)
+    }
+    #[cfg(not(dpdk))]
+    {
+        let _ = device;
+        None
+    }
+}
+
 /// Whether there is such a device that DPDK may have, as far as that can be seen without touching it, and while somebody has it.
 ///
 /// # Errors

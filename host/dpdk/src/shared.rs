@@ -21,6 +21,8 @@ use crate::gate::Gate;
 use crate::mempool::SplitPool;
 use crate::{DpdkConfig, Idle, log};
 
+/// Frames that the ring of a queue of `net_af_packet` holds if nothing is said.
+const AF_PACKET_FRAMES: usize = 512;
 /// Frames that `net_af_xdp` keeps for the kernel, for each queue.
 const AF_XDP_FILL: u32 = 2048;
 
@@ -229,13 +231,21 @@ impl SharedDevice {
             }
             started => started?,
         }
-        device.mark_started();
         if self.is_symmetric() {
             // SAFETY: a started device, whose queues nobody uses yet.
             let spread = unsafe { sys::weir_dpdk_spread(number, self.queues) };
             device.did("spread flows over queues by a symmetric hash", spread)?;
         }
-        self.set_filters()
+        self.set_filters()?;
+        if device.driver() == "net_af_packet" {
+            // The kernel has filled its rings since the device was added: nobody had the port then.
+            let said = device.address.argument("framecnt").and_then(|said| said.parse().ok());
+            let most = said.unwrap_or(AF_PACKET_FRAMES);
+            parts.iter().for_each(|part| self.drain(part, most));
+            device.forget_kernel_drops();
+        }
+        device.mark_started();
+        Ok(())
     }
 
     /// Whether the device puts both directions of a flow into the same queue.
@@ -300,7 +310,7 @@ impl SharedDevice {
         self.gates.iter().for_each(|gate| gate.close());
         if self.device.driver() == "net_ring" && !self.device.is_gone() && self.is_started() {
             // This driver forgets what lies in its rings.
-            setup.parts.iter().for_each(|part| self.drain(part));
+            setup.parts.iter().for_each(|part| self.drain(part, usize::MAX));
         }
         for part in setup.parts.iter().filter(|part| part.mapped) {
             // SAFETY: the owner stops it, and nobody uses a queue. It writes nothing any more.
@@ -311,23 +321,26 @@ impl SharedDevice {
         setup.parts.clear();
     }
 
-    fn drain(&self, part: &Part) {
+    /// Frees what the part's queues have received, at most so many frames and a burst of each.
+    fn drain(&self, part: &Part, most: usize) {
         let mut frames = [ptr::null_mut(); sys::BURST];
         let mut packets = [sys::Packet::default(); sys::BURST];
         for queue in &part.queues {
-            loop {
+            let mut freed = 0;
+            while freed < most {
                 let (mut said, frames) = (sys::Said::default(), frames.as_mut_ptr());
-                // SAFETY: a started device, whose queues nobody uses: the gates are closed, or the one port is the caller.
-                // There is room for a burst of frames and of packets.
-                let count = unsafe {
+                // SAFETY: a started device, whose queues nobody uses: it was not said yet that it is started, the gates are closed, or the
+                // one port is the caller. There is room for a burst of frames and of packets.
+                let (came, count) = unsafe {
                     let (number, packets) = (self.device.number, packets.as_mut_ptr());
                     let count = sys::weir_dpdk_receive(number, *queue, frames, sys::BURST as u16);
-                    let said = &raw mut said;
-                    sys::weir_dpdk_take(part.pool.raw(), frames, count, 0, 0, false, packets, said)
+                    let (pool, said) = (part.pool.raw(), &raw mut said);
+                    (count, sys::weir_dpdk_take(pool, frames, count, 0, 0, false, packets, said))
                 };
-                if count == 0 {
+                if came == 0 {
                     break;
                 }
+                freed += usize::from(came);
                 part.pool.stray(packets[..usize::from(count)].iter().map(|packet| packet.offset));
             }
         }

@@ -88,6 +88,83 @@ fn netns_ping_through_af_packet() {
     rig.end();
 }
 
+/// The kernel fills the rings of a device from when it is added on.
+#[test]
+fn netns_what_came_before_the_port_was_anybodys_does_not_come_in() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let _a = Host::new("wa", "10.9.0.1/24");
+    // What leaves by this interface is seen by packet sockets on it.
+    run("ip address add 10.9.0.9/24 dev wa");
+    run("ip neighbor add 10.9.0.1 lladdr 02:02:02:02:02:02 dev wa");
+    let socket = std::net::UdpSocket::bind("10.9.0.9:7").expect("a socket");
+    let send = |first: u32, count: u32| {
+        for number in first..first + count {
+            socket.send_to(&number.to_le_bytes(), "10.9.0.1:7").expect("sent");
+        }
+    };
+    let port = common::open("net_af_packet0,iface=wa");
+    // More than the ring holds.
+    send(0, 1000);
+    let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(port)]);
+    let counts = rig.ports[0].inspector().expect("a device").inspect();
+    assert!(counts.rx_dropped.contains(&("kernel-ring-full", 0)), "{counts:?}");
+    send(5000, 1);
+    let ours = |frame: &Vec<u8>| frame.get(23) == Some(&17) && frame.len() >= 46;
+    let came = loop {
+        if let Some(frame) = rig.collect(0, 1).into_iter().find(ours) {
+            break frame;
+        }
+    };
+    assert_eq!(came[42..46], 5000_u32.to_le_bytes());
+    rig.end();
+}
+
+#[test]
+fn netns_a_device_whose_interface_was_made_anew_says_that_it_is_another_one() {
+    if !netns::possible() {
+        return;
+    }
+    enter_new();
+    let make = || {
+        run("ip link add wa type veth peer name far");
+        run("ip link set wa up");
+    };
+    make();
+    let port = common::open("net_af_packet0,iface=wa");
+    let inspector = port.inspector().expect("a device");
+    let link = || inspector.inspect().fact("link").map(str::to_owned);
+    run("ip link delete wa");
+    make();
+    let problem = inspector.inspect().problem.expect("it does not work");
+    assert!(problem.contains("the interface wa of its device net_af_packet0"), "{problem}");
+    assert!(problem.ends_with("is another one than before"), "{problem}");
+    assert_eq!(link().as_deref(), Some("gone"));
+    drop(port);
+    // A link is that of the interface.
+    let port = common::open("net_af_packet0,iface=wa");
+    let inspector = port.inspector().expect("a device");
+    let mut rig = Rig::of(pool(4096, 2048), vec![Box::new(port)]);
+    let link = || inspector.inspect().fact("link").map(str::to_owned);
+    assert_eq!(link().as_deref(), Some("down"));
+    run("ip link set far up");
+    assert_eq!(link().as_deref(), Some("up"));
+    // While nobody looks for long.
+    run("ip link delete wa");
+    make();
+    let until = Instant::now() + common::PATIENCE;
+    let told = loop {
+        if let Err(error) = rig.ports[0].receive(&mut rig.pool, &mut rig.packets, 32) {
+            break error.to_string();
+        }
+        assert!(Instant::now() < until, "it is not noticed");
+    };
+    assert!(told.contains("is another one than before"), "{told}");
+    rig.end();
+}
+
 #[test]
 fn netns_ping_through_af_xdp_copies() {
     if !netns::possible() {
