@@ -22,6 +22,13 @@ pub trait Steer: Send + Sync {
 
     /// Where each of the rules that [`Self::replace`] was given last is compared, in their order.
     fn places(&self) -> Vec<Place>;
+
+    /// With `stay` packets that these rules drop go on to be dropped when the port is closed, until there is another port in its place, or
+    /// this is taken back. Whether that is so at this moment: the port is closed, and its rules are in force.
+    fn outlive_port(&self, stay: bool) -> bool {
+        let _ = stay;
+        false
+    }
 }
 
 /// Where a rule is compared.

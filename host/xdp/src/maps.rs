@@ -186,6 +186,11 @@ impl Maps {
     pub(crate) fn forget(&self, queue: u32) -> io::Result<()> {
         self.set_rules(queue, &Rules::default())?;
         self.exchange(&mut lock(&self.tables), queue, Steering::default())?;
+        self.close(queue)
+    }
+
+    /// No port has this queue any more. What steers it stays in force, and what functions have moved is void.
+    pub(crate) fn close(&self, queue: u32) -> io::Result<()> {
         lock(&self.flows).change(queue, |now| now.open = false)
     }
 

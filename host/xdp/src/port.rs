@@ -72,6 +72,8 @@ pub struct XdpPort {
 struct Live {
     socket: Socket,
     claim: Claim,
+    /// The interface's number.
+    index: u32,
     watch: Watch,
     holders: Vec<Holder>,
     /// Rooms to keep with the kernel to receive into, and how many it has.
@@ -125,7 +127,8 @@ impl XdpPort {
             return Err(refused(error::of_program(&busy, &config.interface, &interface)));
         }
         let statistics = PortStatistics::default();
-        let steering = Steering::new(name, program::key(&interface), config.queue, rules);
+        let steering =
+            Steering::new(name, program::key(&interface), &config.interface, config.queue, rules);
         let inspector =
             Inspector::new(&config.interface, config.queue, Some(Arc::clone(&steering)));
         Ok(Self {
@@ -171,7 +174,7 @@ impl XdpPort {
         counts.tx_dropped_down += u64::from(live.queued);
         self.statistics.add(&counts);
         self.inspector.closing();
-        self.steering.closing();
+        self.steering.closing(live.interface_is_there());
         let holders = live.close();
         for (room, holder) in holders.into_iter().enumerate() {
             if holder != Holder::Other
@@ -186,9 +189,9 @@ impl XdpPort {
 impl Drop for XdpPort {
     fn drop(&mut self) {
         // Others may keep the program: it is not to go on with this port's rules.
-        if self.live.is_some() {
+        if let Some(live) = &self.live {
             self.inspector.closing();
-            self.steering.closing();
+            self.steering.closing(live.interface_is_there());
         }
         self.inspector.dropped();
     }
@@ -263,6 +266,7 @@ impl Live {
             }
             steering.bring_others(maps);
         };
+        steering.let_go_of_gone();
         let claim = Program::on(interface, config, prepare)
             .map_err(|refused| error::of_program(&refused, name, interface))?;
         let first = config.first_queue.unwrap_or(config.queue);
@@ -271,7 +275,7 @@ impl Live {
         })?;
         steering.opened(claim.program(), table.as_ref(), not_taken);
         let socket = Socket::new(interface.index, config, pool).map_err(|failed| {
-            steering.closing();
+            steering.closing(true);
             error::of_socket(&failed, config, Some(pool))
         })?;
         let rooms = pool.rooms();
@@ -279,6 +283,7 @@ impl Live {
         Ok(Self {
             socket,
             claim,
+            index: interface.index,
             watch,
             holders: vec![Holder::Other; rooms as usize],
             fill_target,
@@ -304,6 +309,11 @@ impl Live {
             unplaced: Vec::with_capacity(UNPLACED_MAX),
             placed: false,
         })
+    }
+
+    /// Whether the interface is there yet, under whatever name.
+    fn interface_is_there(&self) -> bool {
+        matches!(Interface::again(self.index), Ok(Some(_)))
     }
 
     /// Closes the socket, so that the kernel lets go of every room; the answer is which it had.

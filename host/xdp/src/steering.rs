@@ -3,8 +3,8 @@
 //! Knows rules and words, no maps: those are [`crate::program`]'s.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{fmt, mem};
 
 use weir_port::{Place, PortError, Steer, Taken};
 use weir_steering::{Rule, Target};
@@ -98,6 +98,11 @@ impl Table {
         self.entries.len() <= ENTRIES_MAX
     }
 
+    /// Whether some of the rules drop packets.
+    fn drops(&self) -> bool {
+        self.entries.iter().any(|entry| entry.3 == TO_NOWHERE)
+    }
+
     /// Takes out what belongs to this rule, the last, and to trailing rules that only lead to the socket.
     fn cut(&mut self, number: u32) {
         self.entries.retain(|entry| entry.2 < number);
@@ -108,10 +113,12 @@ impl Table {
 /// All that there are in this process: the first port of an interface brings the rules of its other queues along.
 static ALL: Mutex<Vec<Weak<Steering>>> = Mutex::new(Vec::new());
 
-/// A port's rules, and the program that has them while the port is attached.
+/// A port's rules, and the program that has them while the port is attached, or longer: see [`Steer::outlive_port`].
 pub(crate) struct Steering {
     name: String,
     interface: Key,
+    /// The interface's name.
+    interface_name: String,
     queue: u32,
     /// What the queue claims.
     claims: Rules,
@@ -127,6 +134,21 @@ struct State {
     waits: bool,
     /// Why the program does not have them.
     refused: Option<String>,
+    /// What they drop is to go on to be dropped when the port is closed.
+    stays: bool,
+    /// There while that is so: the port is closed.
+    kept: Option<Arc<Program>>,
+}
+
+impl State {
+    /// The program has nothing of this queue any more.
+    fn forget(&mut self, queue: u32) {
+        if let Some(program) = mem::take(&mut self.program).upgrade() {
+            // Without it the queue's packets go on to be steered until the program goes.
+            let _ = program.maps().forget(queue);
+        }
+        self.kept = None;
+    }
 }
 
 impl fmt::Debug for Steering {
@@ -136,9 +158,17 @@ impl fmt::Debug for Steering {
 }
 
 impl Steering {
-    pub(crate) fn new(name: &str, interface: Key, queue: u32, claims: Rules) -> Arc<Self> {
-        let (name, state) = (name.to_owned(), Mutex::default());
-        let steering = Arc::new(Self { name, interface, queue, claims, state });
+    pub(crate) fn new(
+        name: &str,
+        interface: Key,
+        interface_name: &str,
+        queue: u32,
+        claims: Rules,
+    ) -> Arc<Self> {
+        let (name, interface_name) = (name.to_owned(), interface_name.to_owned());
+        let state = Mutex::default();
+        let steering = Self { name, interface, interface_name, queue, claims, state };
+        let steering = Arc::new(steering);
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|steering| steering.strong_count() > 0);
         all.push(Arc::downgrade(&steering));
@@ -148,13 +178,9 @@ impl Steering {
     /// Gives a program that is not attached yet the rules of the interface's other queues, whose ports come behind this one: until then
     /// the kernel would have what they drop.
     pub(crate) fn bring_others(&self, maps: &Maps) {
-        let all: Vec<_> = {
-            let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-            all.iter().filter_map(Weak::upgrade).collect()
-        };
-        let others = all
-            .iter()
-            .filter(|other| other.interface == self.interface && other.queue != self.queue);
+        let others = all().into_iter();
+        let others =
+            others.filter(|other| other.interface == self.interface && other.queue != self.queue);
         for other in others {
             let mut state = other.state();
             if let Some(table) = state.table.clone().filter(|_| state.waits) {
@@ -183,6 +209,38 @@ impl Steering {
         self.state().table.clone()
     }
 
+    /// An interface of this name that is there no more has the program yet that earlier ports had on it: it goes, and with it what is
+    /// pinned under that name.
+    pub(crate) fn let_go_of_gone(&self) {
+        for other in all() {
+            let same = other.interface.0 == self.interface.0
+                && other.interface_name == self.interface_name;
+            if same && other.interface != self.interface {
+                let mut state = other.state();
+                if state.kept.is_some() {
+                    state.forget(other.queue);
+                }
+            }
+        }
+    }
+
+    /// The port has this program: what an earlier one has left of its rules is replaced by this one's.
+    fn succeed(&self, maps: &Maps) {
+        for other in all() {
+            let same = other.interface == self.interface && other.queue == self.queue;
+            if same && !std::ptr::eq(&raw const *other, self) {
+                let mut state = other.state();
+                if state.kept.take().is_some() {
+                    state.program = Weak::new();
+                    if self.table().is_none_or(|table| table.entries.is_empty()) {
+                        // There are none: nothing has taken the place of those.
+                        let _ = maps.steer(self.queue, &Arc::default());
+                    }
+                }
+            }
+        }
+    }
+
     /// The port has this program now, which has got this table, or refused it.
     pub(crate) fn opened(
         &self,
@@ -190,9 +248,10 @@ impl Steering {
         given: Option<&Arc<Table>>,
         refused: Option<String>,
     ) {
+        self.succeed(program.maps());
         let mut state = self.state();
         state.program = Arc::downgrade(program);
-        state.waits = false;
+        (state.waits, state.kept) = (false, None);
         state.refused = refused;
         // Another came meanwhile.
         if let Some(table) = state.table.clone()
@@ -202,14 +261,23 @@ impl Steering {
         }
     }
 
-    /// The port lets go of the program.
-    pub(crate) fn closing(&self) {
+    /// The port lets go of the program. `is_there`: its interface is.
+    pub(crate) fn closing(&self, is_there: bool) {
         let mut state = self.state();
-        if let Some(program) = state.program.upgrade() {
-            // Without it the queue's packets go on to be steered until the program goes.
-            let _ = program.maps().forget(self.queue);
+        state.waits = false;
+        let drops = state.table.as_ref().is_some_and(|table| table.drops());
+        if state.stays
+            && is_there
+            && drops
+            && state.refused.is_none()
+            && let Some(program) = state.program.upgrade()
+            && program.maps().close(self.queue).is_ok()
+        {
+            // The socket leaves its map when it is closed: what was for it goes to the kernel.
+            state.kept = Some(program);
+        } else {
+            state.forget(self.queue);
         }
-        (state.program, state.waits) = (Weak::new(), false);
     }
 
     /// For operators: how many rules are decided where.
@@ -235,6 +303,21 @@ impl Steering {
     }
 }
 
+impl Drop for Steering {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.kept.is_some() {
+            state.forget(self.queue);
+        }
+    }
+}
+
+/// All that there are.
+fn all() -> Vec<Arc<Steering>> {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().filter_map(Weak::upgrade).collect()
+}
+
 /// Why rules do not fit.
 fn limits() -> String {
     format!("up to {TUPLES_MAX} different sets of fields and {ENTRIES_MAX} entries fit")
@@ -247,6 +330,9 @@ impl Steer for Steering {
         let mut state = self.state();
         state.table = Some(Arc::clone(&table));
         state.refused = None;
+        if state.kept.is_some() && !table.drops() {
+            state.forget(self.queue);
+        }
         let program = state.program.upgrade();
         state.waits = program.is_none();
         let Some(program) = program else { return Ok(taken) };
@@ -288,6 +374,15 @@ impl Steer for Steering {
             }
         };
         table.given.iter().map(place).collect()
+    }
+
+    fn outlive_port(&self, stay: bool) -> bool {
+        let mut state = self.state();
+        state.stays = stay;
+        if !stay && state.kept.is_some() {
+            state.forget(self.queue);
+        }
+        state.kept.is_some()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use weir_chain::Mode;
 use weir_control::engine::{ChainId, Deployment, EngineError, Published};
 use weir_packet_plane::{
-    ChainPlan, Clock, Ground, Lane, LaneConfig, LaneSite, Station, Upward, spread,
+    ChainPlan, Clock, Ground, Lane, LaneConfig, LaneSite, PlaneError, Station, Upward, spread,
 };
 use weir_port::{Port, PortStatistics};
 use weir_spec::{Chain, Name, ResolvedFunction};
@@ -181,6 +181,10 @@ impl PlaneEngine {
         // Rules are in force before the first packet comes: in devices before they are opened, in stations before a port is read.
         let prepared = self.prepare_steering(&id.tenant, shape, !chain.steered);
         prepared.give(before.iter().flatten());
+        for (_, device) in before.iter().flatten() {
+            device.outlive_port(true);
+        }
+        let devices: Vec<Device> = before.iter().flatten().cloned().collect();
         // Where packets come in by one port only, there is nothing that belongs together.
         let ports = if chain.symmetric { spread(ports, self.seed ^ SPREAD) } else { Ok(ports) };
         let ports = ports.map_err(|error| {
@@ -210,8 +214,13 @@ impl PlaneEngine {
                 Err(error) => {
                     // Whatever went wrong, that is what is told.
                     drop(self.finish(stations));
-                    self.ports().release(chain);
-                    return Err(refused(error));
+                    let mut ports = self.ports();
+                    ports.release(chain);
+                    ports.keep(shape, devices.iter());
+                    return Err(match error {
+                        PlaneError::Port(error) => ports.not_attached(error),
+                        error => refused(error),
+                    });
                 }
             }
         }
@@ -223,6 +232,7 @@ impl PlaneEngine {
                 .map_err(|gone| EngineError::Internal(gone.to_string()))?;
         }
         self.plane.crossings().insert(key, Arc::clone(&crossing));
+        self.ports().attached(chain);
         Ok((crossing, Some(prepared)))
     }
 
@@ -390,7 +400,9 @@ impl PlaneEngine {
                 .map_err(|gone| EngineError::Internal(gone.to_string()))?;
             stations.extend(station);
         }
-        self.finish(stations)
+        let finished = self.finish(stations);
+        self.ports().keep(&crossing.shape, crossing.devices());
+        finished
     }
 
     /// Ends stations that no worker has any more; the error is the first one's that has one.

@@ -1,4 +1,4 @@
-//! Tells of links of `xdp` ports that go down and come up, and of interfaces that go away and come back.
+//! Tells of links of the interfaces that ports are on that go down and come up, and of interfaces that go away and come back.
 //!
 //! A port whose interface went away is down until it is opened anew, when there is another one of that name and its link is up: with the
 //! chains that have it, or, if none has, as any port that could not be opened. Until then whatever becomes of that is not of the port.
@@ -7,10 +7,10 @@ use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weir_control::engine::{EngineEvent, EventSink};
-use weir_spec::{Chain, Name, PortKind};
+use weir_spec::{Chain, Name};
 use weir_xdp::Link;
 
-use super::ports::Ports;
+use super::ports::{Ports, interface};
 
 /// What was told of a port's interface.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Told {
         is_set_up: bool,
     ) -> Option<EngineEvent> {
         let (tenant, name) = (port.tenant.clone(), port.name.clone());
-        let interface = port.interface.as_deref().unwrap_or_default();
+        let interface = interface(port).unwrap_or_default();
         let why = match link {
             Link::Gone => {
                 self.other = false;
@@ -72,17 +72,14 @@ impl Told {
 
 fn up(port: &weir_spec::Port) -> EngineEvent {
     let (tenant, name) = (port.tenant.clone(), port.name.clone());
-    let interface = port.interface.as_deref().unwrap_or_default();
+    let interface = interface(port).unwrap_or_default();
     let message = format!("the link of {interface}, which port {name} is on, is up");
     EngineEvent::PortUp { tenant, port: name, message }
 }
 
 /// Tells this sink of these ports, as long as both are there.
 pub(super) fn watch(ports: &Arc<Mutex<Ports>>, sink: &Arc<OnceLock<EventSink>>) {
-    let watched = |config: &weir_spec::Port| {
-        let interface = config.interface.clone().filter(|_| config.kind == PortKind::Xdp)?;
-        Some((config.name.clone(), interface))
-    };
+    let watched = |config: &weir_spec::Port| Some((config.name.clone(), interface(config)?));
     let all = ports.lock().unwrap_or_else(PoisonError::into_inner);
     let watched = all.iter().filter_map(|slot| watched(&slot.config));
     let (names, interfaces): (Vec<Name>, Vec<String>) = watched.unzip();

@@ -1,10 +1,12 @@
 //! The host's ports: which there are, and who has them.
 
 mod away;
+mod kept;
 mod open;
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::Duration;
 
 use anyhow::Result;
 use weir_control::engine::{EngineError, EventSink};
@@ -15,14 +17,15 @@ use weir_spec::{Chain, Invalid, Name, PortKind, counted};
 use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::XdpPort;
 
-use self::away::Away;
+use self::away::{Away, PAUSE};
 pub(super) use self::away::{settled, watch};
+pub(super) use self::kept::Kept;
 pub(crate) use self::open::check;
-pub(super) use self::open::room_bytes;
 use self::open::{
     Opened, check_captures, check_devices, dpdk_devices, hardware_address, is_on_vf, located, open,
     problem, start_dpdk, xdp,
 };
+pub(super) use self::open::{interface, room_bytes};
 use super::crossing::Shape;
 use super::links;
 
@@ -66,6 +69,10 @@ pub(super) struct Slot {
     pub(super) told: links::Told,
     /// There while it could not be opened.
     away: Option<Away>,
+    /// When it is tried again after it could not be opened, or given to a chain.
+    pause: Duration,
+    /// What goes on to drop packets since a chain's ports were closed, until the port is opened anew.
+    kept: Vec<Kept>,
     /// Its device is a virtual function that the host has set up: one that comes back is not set up, and nothing is done by itself.
     pub(super) is_set_up: bool,
 }
@@ -85,6 +92,8 @@ impl Slot {
             inspectors: inspector.into_iter().collect(),
             told: links::Told::default(),
             away: None,
+            pause: PAUSE,
+            kept: Vec::new(),
             is_set_up,
         }
     }
@@ -137,8 +146,8 @@ impl Slot {
 
     /// Whether the port worked and works no more, and its device can be opened anew: an interface that went away can come back.
     pub(super) fn has_ended(&self) -> bool {
-        self.config.kind == PortKind::Xdp
-            && self.away.is_none()
+        self.away.is_none()
+            && interface(&self.config).is_some()
             && self.inspectors.iter().any(|inspector| inspector.inspect().problem.is_some())
     }
 
@@ -355,6 +364,7 @@ impl Ports {
         for slot in &mut self.slots {
             slot.ports.clear();
             slot.taps.clear();
+            slot.let_go_of_kept();
         }
     }
 

@@ -15,6 +15,7 @@ use weir_steering::{Rule, Table, Target, covered};
 use super::PlaneEngine;
 use super::chains::lane_key;
 use super::crossing::{Crossing, Device, Shape, Steered};
+use super::ports::Kept;
 
 /// All tenants' rules, and where the chains are that they may name.
 #[derive(Default)]
@@ -132,6 +133,11 @@ impl PlaneEngine {
         let mut pause = Duration::ZERO;
         for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {
             pause = pause.max(self.steer_crossing(crossing)?);
+        }
+        let kept = self.ports().kept(tenant);
+        for Kept { shape, number, device } in kept {
+            // What comes for a chain goes to the kernel in any case.
+            self.prepare_steering(tenant, &shape, true).give([(number, device)].iter());
         }
         Ok(pause)
     }
@@ -290,7 +296,7 @@ impl PlaneEngine {
 
 impl Crossing {
     /// What decides in front of its stations' ports.
-    fn devices(&self) -> impl Iterator<Item = &Device> {
+    pub(super) fn devices(&self) -> impl Iterator<Item = &Device> {
         self.stations.iter().flat_map(|station| &station.before)
     }
 

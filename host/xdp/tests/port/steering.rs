@@ -13,7 +13,7 @@ use weir_port::{Inspect, Moved, Place, Port, Steer, Taken};
 use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
 use weir_xdp::{Mode, Pinning, XdpConfig, XdpPort};
 
-use crate::far::{Far, PATIENCE, finish, namespace, pair_of, pool, port, receive};
+use crate::far::{Far, PATIENCE, finish, ip, namespace, pair_of, pool, port, receive};
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
@@ -199,6 +199,78 @@ fn netns_rules_wait_for_the_port_and_hold_at_one_that_nobody_reads() {
     far.send(&udp(1, 2));
     assert_eq!(kernel.receive(), udp(1, 2));
     port.finish(&mut pool).unwrap();
+}
+
+/// A port that is opened anew leaves no moment in which the kernel gets what rules drop.
+#[test]
+fn netns_what_rules_drop_stays_dropped_until_the_next_port_is_there() {
+    namespace();
+    pair_of("a", 1);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pool = pool(256, 2048);
+    let look = |dropped: u16, passed: u16| {
+        far.send(&udp(1, dropped));
+        far.send(&udp(1, passed));
+        assert_eq!(kernel.receive(), udp(1, passed));
+    };
+    let rules = [to_port(1, Target::Drop), to_port(2, Target::Kernel)];
+    let close = |rules: &[Rule], pool: &mut Pool| {
+        let (open, steering, _) = steered(config(Mode::Auto), pool);
+        steering.replace(rules, 0).unwrap();
+        assert!(!steering.outlive_port(true));
+        finish(open, pool);
+        steering
+    };
+    let kept = close(&rules, &mut pool);
+    assert!(kept.outlive_port(true));
+    // What is for the port goes to the kernel.
+    look(1, 2);
+    look(1, 3);
+    kept.replace(&[to_port(3, Target::Drop)], 0).unwrap();
+    look(3, 1);
+    // The next port has its own rules, whatever becomes of those.
+    let (open, steering, _) = steered(config(Mode::Auto), &mut pool);
+    steering.replace(&[to_port(2, Target::Drop), Rule::all(Target::Kernel)], 0).unwrap();
+    assert!(!kept.outlive_port(false));
+    drop(kept);
+    look(2, 3);
+    finish(open, &mut pool);
+    // Nobody said that these are to stay.
+    look(3, 2);
+    // One without rules has none.
+    let kept = close(&rules, &mut pool);
+    let unread = port(config(Mode::Auto), &mut pool).unwrap();
+    far.send(&udp(1, 1));
+    assert_eq!(kernel.receive(), udp(1, 1));
+    assert!(!kept.outlive_port(true));
+    finish(unread, &mut pool);
+    // They end with those that drop, and when they are taken back: so does the program.
+    for taken_back in [false, true] {
+        let kept = close(&rules, &mut pool);
+        look(1, 2);
+        if taken_back {
+            assert!(!kept.outlive_port(false));
+        } else {
+            kept.replace(&[to_port(1, Target::Kernel)], 0).unwrap();
+        }
+        assert!(!kept.outlive_port(true));
+        far.send(&udp(1, 1));
+        assert_eq!(kernel.receive(), udp(1, 1));
+        // In this mode it is another program.
+        finish(port(config(Mode::Generic), &mut pool).unwrap(), &mut pool);
+    }
+    // An interface of the same name is another one.
+    let kept = close(&rules, &mut pool);
+    ip("link delete a");
+    pair_of("a", 1);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let (open, steering, _) = steered(config(Mode::Auto), &mut pool);
+    steering.replace(&rules, 0).unwrap();
+    assert!(!kept.outlive_port(true));
+    far.send(&udp(1, 1));
+    far.send(&udp(1, 2));
+    assert_eq!(kernel.receive(), udp(1, 2));
+    finish(open, &mut pool);
 }
 
 /// The first port of an interface brings the rules of the queues along whose ports are attached behind it.

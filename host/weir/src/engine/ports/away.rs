@@ -9,21 +9,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
 use weir_control::engine::{EngineError, EngineEvent};
-use weir_spec::{Name, counted};
+use weir_packet_plane::PlaneError;
+use weir_port::PortError;
+use weir_spec::{Chain, Name, PortKind, counted};
 
-use super::open::{Opened, is_on_vf, look, problem};
+use super::super::refused;
+use super::open::{Opened, interface, is_on_vf, look, problem};
 use super::{Ports, Slot, links};
 
 /// How often it is looked whether a port's device is there.
-const PAUSE: Duration = Duration::from_secs(1);
-/// To open what is there is more than a look: where that fails, the pause doubles up to this one.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// To open what is there, and to give it to a chain, is more than a look: where that fails, the pause doubles up to this one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
 /// Why a port is down that could not be opened, and when it is tried again.
 pub(super) struct Away {
     problem: String,
     next: Instant,
-    pause: Duration,
     /// It is being opened by whoever tries it again, and by nobody else meanwhile.
     is_tried: bool,
 }
@@ -109,7 +111,7 @@ impl Ports {
         let free = |slot: &Slot| slot.config.name == *port && slot.chain.is_none();
         let Some(place) = self.slots.iter().position(free) else { return };
         let config = &self.slots[place].config;
-        let interface = config.interface.as_deref().unwrap_or_default();
+        let interface = interface(config).unwrap_or_default();
         let error = look(config, self.room_bytes).err();
         let error =
             error.unwrap_or_else(|| anyhow!("{interface} is another interface than before"));
@@ -127,8 +129,8 @@ impl Ports {
         let (is_new, is_other) = (slot.away.is_none(), slot.away() != Some(&problem));
         if is_other {
             let event = slot.down_event(&problem);
-            let next = Instant::now() + PAUSE;
-            slot.away = Some(Away { problem, next, pause: PAUSE, is_tried: false });
+            let next = Instant::now() + slot.pause;
+            slot.away = Some(Away { problem, next, is_tried: false });
             self.tell(event);
         }
         if !self.slots[place].waits() {
@@ -139,6 +141,36 @@ impl Ports {
             let _ = self.wake.send(());
         }
         EngineError::NoPort { port, message }
+    }
+
+    /// A port that was opened did not take a chain's pool, and nobody has it. What became of its interface meanwhile may be over soon: it is
+    /// opened once more as any port that is away, and the chain comes with it.
+    pub(in super::super) fn not_attached(&mut self, error: PortError) -> EngineError {
+        let (PortError::Configuration { port, .. } | PortError::Device { port, .. }) = &error
+        else {
+            return refused(PlaneError::Port(error));
+        };
+        let at = |slot: &Slot| slot.config.name.as_str() == port;
+        let place = self.slots.iter().position(at).filter(|place| {
+            // What is wrong with another device is not of its interface, and does not change by itself.
+            let config = &self.slots[*place].config;
+            config.kind == PortKind::Xdp || look(config, self.room_bytes).is_err()
+        });
+        let Some(place) = place else { return refused(PlaneError::Port(error)) };
+        let told = self.note_away(place, &error.into());
+        self.slots[place].pause = longer(self.slots[place].pause);
+        told
+    }
+
+    /// A chain has its ports.
+    pub(in super::super) fn attached(&mut self, chain: &Chain) {
+        for name in self.names(chain.from.as_ref(), chain.to.as_ref()) {
+            if let Some(slot) = self.slot_mut(&name) {
+                slot.pause = PAUSE;
+                // Its own rules have taken the place of these.
+                slot.kept.clear();
+            }
+        }
     }
 
     /// What there is to try again at this place by now: the port, bytes of a room, and lanes.
@@ -161,7 +193,6 @@ impl Ports {
         // Somebody may have had it opened while it was looked at.
         let Some(away) = &mut slot.away else { return };
         away.is_tried = false;
-        let pause = if is_there { (2 * away.pause).min(LONGEST_PAUSE) } else { PAUSE };
         match opened {
             // Nobody is to have it.
             Ok(opened) if self.closed => drop(opened),
@@ -171,8 +202,10 @@ impl Ports {
             }
             Err(error) => {
                 drop(self.note_away(place, &error));
-                if let Some(away) = &mut self.slots[place].away {
-                    (away.pause, away.next) = (pause, Instant::now() + pause);
+                let slot = &mut self.slots[place];
+                slot.pause = if is_there { longer(slot.pause) } else { PAUSE };
+                if let Some(away) = &mut slot.away {
+                    away.next = Instant::now() + slot.pause;
                 }
             }
         }
@@ -184,6 +217,11 @@ impl Ports {
             sink(event);
         }
     }
+}
+
+/// The pause after this one.
+fn longer(pause: Duration) -> Duration {
+    (2 * pause).min(LONGEST_PAUSE)
 }
 
 /// The ports, as soon as none of these is being tried again, or after so long.

@@ -176,6 +176,15 @@ pub(super) fn problem(error: &anyhow::Error) -> String {
     }
 }
 
+/// The kernel's interface that a port's device is or lies on, if there is one.
+pub(in super::super) fn interface(config: &weir_spec::Port) -> Option<String> {
+    match config.kind {
+        PortKind::Xdp => config.interface.clone(),
+        PortKind::Dpdk => weir_dpdk::interface(config.device.as_deref()?),
+        PortKind::Pcap | PortKind::Memory => None,
+    }
+}
+
 /// Whether a port's device is a virtual function.
 pub(super) fn is_on_vf(config: &weir_spec::Port) -> bool {
     config.kind == PortKind::Dpdk && config.device.as_deref().is_some_and(is_vf)
