@@ -216,7 +216,8 @@ fn v6(context: &XdpContext, at: usize, key: &mut Key) -> Option<(usize, bool)> {
 /// Has the verifier forget what it knows of a value: it would go on with each way to get here apart, and they are too many.
 #[inline(always)]
 fn forget(scratch: *mut u64, value: u64) -> u64 {
-    // SAFETY: an element of a per-CPU map is this CPU's alone while the program runs on it.
+    // SAFETY: one word, aligned, of an element that other CPUs do not have. On kernels with PREEMPT_RT another packet's run may come between on
+    // this CPU, and leave its own word: whoever goes on with it checks it against this packet's end, as the verifier wants of any word.
     unsafe {
         scratch.write_volatile(value);
         scratch.read_volatile()

@@ -40,7 +40,8 @@ pub fn weir_xdp(context: XdpContext) -> u32 {
     let queue = unsafe { (*context.ctx).rx_queue_index };
     let Some(rules) = RULES.get(queue) else { return XDP_PASS };
     let Some(counts) = COUNTS.get_ptr_mut(queue) else { return XDP_PASS };
-    // SAFETY: an element of a per-CPU map is this CPU's alone while the program runs on it.
+    // SAFETY: other CPUs do not have this element. On kernels with PREEMPT_RT another packet's run may come between on this CPU, whose
+    // increment is then lost: these are counts, of which any value is one.
     let counts = unsafe { &mut *counts };
     if claimed(&context, rules) != TO_SOCKET {
         counts.unclaimed += 1;
