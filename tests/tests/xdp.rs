@@ -52,6 +52,59 @@ fn netns_an_interface_that_is_down_at_the_start_is_told_and_opened_when_it_is_up
     lab.stop();
 }
 
+/// Between the opening of a port and a chain's having it, interfaces go and links fall.
+#[test]
+fn netns_a_port_that_was_opened_and_cannot_be_given_to_a_chain_is_opened_once_more() {
+    let lab = Lab::new(PortKind::Xdp, "");
+    lab.push("null", "1.0.0");
+    lab.middle.sh("ip link set dev right down");
+    lab.write(
+        "edge.toml",
+        "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n[[function]]\nuse = \"null\"\n",
+    );
+    let refused = lab.refused(&["chain", "apply", "edge.toml"]);
+    assert!(refused.contains("it is opened as soon as it can be"), "{refused}");
+    lab.middle.sh("ip link set dev right up");
+    lab.wait("it is opened", |lab| lab.log().contains("port right is no longer down"));
+    lab.chain("null", "");
+    lab.wait("it flows", flows);
+}
+
+/// What comes for the host itself is dropped by a rule, whatever becomes of the chain and of the port on the other side.
+#[test]
+fn netns_what_rules_drop_does_not_pass_while_ports_are_opened_anew() {
+    let mut lab = lab();
+    lab.middle.sh("ip address add 10.77.0.9/24 dev left");
+    lab.write(
+        "rules.toml",
+        "[[rule]]\nport = \"left\"\nproto = \"icmp\"\ndst = \"10.77.0.9/32\"\nto = \"drop\"\n",
+    );
+    lab.weir(&["steer", "apply", "rules.toml"]);
+    let mac = lab.middle.sh("cat /sys/class/net/left/address");
+    lab.left.sh(&format!("ip neighbor replace 10.77.0.9 lladdr {} dev eth0", mac.trim()));
+    let mac = lab.left.sh("cat /sys/class/net/eth0/address");
+    lab.middle.sh(&format!("ip neighbor replace 10.77.0.2 lladdr {} dev left", mac.trim()));
+    let mut ping = lab.left.command("ping -q -i 0.002 -w 8 10.77.0.9");
+    let ping = ping.stdout(std::process::Stdio::piped()).spawn().expect("ping");
+    lab.deploy_with("symmetric = false", "[[function]]\nuse = \"null\"\n");
+    lab.weir(&["chain", "remove", "edge"]);
+    lab.chain("null", "");
+    lab.right.sh("ip link delete dev eth0");
+    lab.rewire_right();
+    lab.wait("it flows again", flows);
+    let said = ping.wait_with_output().expect("ping");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains(" 0 received"), "{said}");
+    // It does not outlive the rules, nor the host.
+    lab.weir(&["chain", "remove", "edge"]);
+    let has_program = |lab: &Lab| lab.middle.sh("ip link show dev left").contains("prog/xdp");
+    assert!(has_program(&lab));
+    lab.write("rules.toml", "");
+    lab.weir(&["steer", "apply", "rules.toml"]);
+    assert!(!has_program(&lab));
+    lab.stop();
+}
+
 #[test]
 fn netns_reasons_for_drops_are_told_by_name() {
     let lab = lab();
