@@ -12,8 +12,9 @@ use weir_message::head;
 /// Bytes of a room: small, so that it is often full.
 const ROOM: usize = 2048;
 /// Fields that are the gateway's own: nothing that a function writes becomes one of them.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "connection",
+    "http2-settings",
     "keep-alive",
     "proxy-connection",
     "te",

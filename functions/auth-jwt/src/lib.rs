@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weir_sdk::config::{check_path, is_token, not_empty};
+use weir_sdk::config::{check_path, is_hop_field, is_token, not_empty};
 use weir_sdk::message::prelude::*;
 
 use cache::Cache;
@@ -25,9 +25,9 @@ mod tests;
 weir_sdk::export_message!(Auth);
 
 const SECOND: u64 = 1_000_000_000;
-/// Fields that the gateway, or this function, reads or makes: a claim there would be taken for something else.
-const NOT_FOR_CLAIMS: [&str; 6] =
-    ["authorization", "connection", "content-length", "cookie", "transfer-encoding", "upgrade"];
+/// Fields that the gateway, or this function, reads or makes, beside those of one hop: a claim there would be taken for
+/// something else.
+const NOT_FOR_CLAIMS: [&str; 3] = ["authorization", "content-length", "cookie"];
 /// How long an answer with keys may take.
 const FETCH: Duration = Duration::from_secs(5);
 /// How long a request waits before it looks again whether another one has fetched the keys.
@@ -218,7 +218,7 @@ impl MessageFunction for Auth {
                     "claims: \"{field}\" is no name of a field; names are lower case"
                 ));
             }
-            if NOT_FOR_CLAIMS.contains(&field.as_str()) {
+            if NOT_FOR_CLAIMS.contains(&field.as_str()) || is_hop_field(field) {
                 return Err(format!(
                     "claims: `{field}` has a meaning of its own, and carries none"
                 ));

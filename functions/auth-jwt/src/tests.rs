@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use proptest::prelude::*;
 use serde_json::json;
 use sha2::Sha256;
+use weir_sdk::config::HOP_FIELDS;
 use weir_sdk::testing::{Message, MessageHarness};
 
 use super::*;
@@ -490,6 +491,16 @@ fn a_key_server_that_is_down_refuses_and_is_not_flooded() {
     works.set(true);
     harness.advance(FETCH_EVERY);
     assert_eq!(status(&mut harness, &good), 200);
+}
+
+#[test]
+fn a_claim_goes_on_in_no_field_that_the_gateway_has_of_its_own() {
+    let own = ["content-length", "cookie", "host"];
+    for field in HOP_FIELDS.into_iter().chain(own) {
+        let config = json!({"keys": [{"secret": SECRET}], "claims": {"sub": field}});
+        let error = MessageHarness::<Auth>::new(config).unwrap_err();
+        assert!(error.contains("claims: ") && error.contains(field), "{field}: {error}");
+    }
 }
 
 #[test]

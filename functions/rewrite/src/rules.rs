@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
-use weir_sdk::config::{EMPTY, check_method, check_path, is_field_name};
+use weir_sdk::config::{EMPTY, check_method, check_path, is_field_name, is_hop_field};
 use weir_sdk::message::Head;
 
 use crate::stream::Replacements;
@@ -357,16 +357,12 @@ fn expression(key: &str, text: &str) -> Result<Regex, String> {
     regex.map_err(|error| format!("{key}: {error}"))
 }
 
-/// Fields between two neighbours: the gateway has its own at either side, and shows nobody those that it got.
-const OF_A_HOP: [&str; 6] =
-    ["connection", "keep-alive", "transfer-encoding", "upgrade", "te", "proxy-connection"];
-
 /// Checks the name of a field that a rule looks at.
 fn check_seen(name: &str) -> Result<(), String> {
     check_name(name)?;
     match name {
         "host" => Err("`host` is a condition of its own, beside `fields`".into()),
-        _ if OF_A_HOP.contains(&name) => Err(format!(
+        _ if is_hop_field(name) => Err(format!(
             "`{name}` is for the gateway, which takes it away before a rule could see it"
         )),
         _ => Ok(()),
@@ -381,7 +377,7 @@ fn check_set(name: &str) -> Result<(), String> {
         "content-length" => {
             Err("`content-length` is the gateway's own, and follows from the body".into())
         }
-        _ if OF_A_HOP.contains(&name) => {
+        _ if is_hop_field(name) => {
             Err(format!("`{name}` is the gateway's own: an edit of it would have no effect"))
         }
         _ => Ok(()),

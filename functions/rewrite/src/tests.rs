@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use weir_sdk::config::HOP_FIELDS;
 use weir_sdk::testing::{Message, MessageHarness};
 
 use super::*;
@@ -275,6 +276,20 @@ fn mistakes_name_rule_and_key() {
     ] {
         let error = refused(rule);
         assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn fields_of_one_hop_are_neither_seen_nor_edited() {
+    for field in HOP_FIELDS {
+        for rule in [
+            json!({"fields": {field: "*"}}),
+            json!({"request": {"set": {field: "a"}}}),
+            json!({"response": {"remove": [field]}}),
+        ] {
+            let error = MessageHarness::<Rewrite>::new(json!({"rules": [rule]})).unwrap_err();
+            assert!(error.contains(&format!("`{field}` is ")), "{error}");
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
+pub use weir_layout::message::{HOP_FIELDS, is_hop_field};
+
 /// Methods that clients send (RFC 9110, section 9; RFC 5789). Their names are case-sensitive.
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];

@@ -564,6 +564,20 @@ mod tests {
     }
 
     #[test]
+    fn no_field_of_one_hop_goes_through() {
+        for name in weir_layout::message::HOP_FIELDS {
+            let request = Request::get("/").header(HOST, "a").header(name, "chunked");
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            received(&mut parts).unwrap();
+            assert!(!parts.headers.contains_key(name), "{name}");
+            let (mut parts, ()) =
+                http::Response::builder().header(name, "a").body(()).unwrap().into_parts();
+            answered(&mut parts);
+            assert!(!parts.headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_request_stays_the_same_over_upstreams_of_both_versions() {
         let default = HeaderValue::from_static("127.0.0.1:1");
         let mut request = Request::get("/a?b").body(()).unwrap();

@@ -8,7 +8,8 @@ mod lay;
 mod take;
 
 use http::HeaderName;
-use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::HOST;
+use weir_layout::message::is_hop_field;
 
 pub(crate) use check::{check_request_line, check_status_line, used};
 pub(crate) use known::Known;
@@ -35,8 +36,7 @@ fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
 
 /// Fields that are the gateway's own, and are neither shown to functions nor taken from them.
 fn is_the_gateways(name: &HeaderName) -> bool {
-    matches!(*name, CONNECTION | HOST | TE | TRANSFER_ENCODING | UPGRADE)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+    *name == HOST || is_hop_field(name.as_str())
 }
 
 #[cfg(test)]

@@ -13,6 +13,24 @@ pub use head::{
 /// No length is known, or there is no upstream.
 pub const UNKNOWN: u32 = u32::MAX;
 
+/// Fields that are for one hop only (RFC 9110, section 7.6.1; `http2-settings` of RFC 7540). The gateway has its own at either
+/// side: functions neither see those that it got nor set those that it sends.
+pub const HOP_FIELDS: [&str; 7] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether this is one of [`HOP_FIELDS`]; names are in lower case.
+#[must_use]
+pub fn is_hop_field(name: &str) -> bool {
+    HOP_FIELDS.contains(&name)
+}
+
 /// Which events a function wants: bits of what `configure` answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wants(pub u32);
