@@ -72,7 +72,7 @@ impl Caller {
 
     /// # Errors
     /// When the caller may only look.
-    pub fn may_change(&self) -> Result<(), ControlError> {
+    pub(crate) fn may_change(&self) -> Result<(), ControlError> {
         if self.role == Role::Viewer {
             return Err(ControlError::Forbidden(
                 "this token may only look (its role is `viewer`)".into(),
@@ -83,7 +83,7 @@ impl Caller {
 
     /// # Errors
     /// When the caller is not the administrator.
-    pub fn must_be_admin(&self) -> Result<(), ControlError> {
+    pub(crate) fn must_be_admin(&self) -> Result<(), ControlError> {
         if self.role != Role::Admin {
             return Err(ControlError::Forbidden(
                 "this is for the administrator (role `admin`)".into(),

@@ -291,7 +291,11 @@ impl Control {
     ///
     /// # Errors
     /// When there is none of that name, it is not as the condition says, a version is being tried in it, or steering rules name it.
-    pub fn remove_chain(&self, id: &ChainId, condition: &Condition) -> Result<(), ControlError> {
+    pub(crate) fn remove_chain(
+        &self,
+        id: &ChainId,
+        condition: &Condition,
+    ) -> Result<(), ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let state = self.store.state();

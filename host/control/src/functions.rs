@@ -272,7 +272,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is none, or a chain uses it.
-    pub fn remove_function(&self, id: &FunctionId) -> Result<(), ControlError> {
+    pub(crate) fn remove_function(&self, id: &FunctionId) -> Result<(), ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         self.store.change(|state| {
@@ -298,7 +298,11 @@ impl Control {
     ///
     /// # Errors
     /// When there is none, a chain runs it or may have to go back to it, or it is being tried.
-    pub fn remove_version(&self, id: &FunctionId, version: &Version) -> Result<(), ControlError> {
+    pub(crate) fn remove_version(
+        &self,
+        id: &FunctionId,
+        version: &Version,
+    ) -> Result<(), ControlError> {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
         let watched = self.watched(id);

@@ -154,7 +154,7 @@ impl Control {
 
     /// The tag of a tenant's rules, if it has some; see [`Condition`].
     #[must_use]
-    pub fn steering_tag(&self, tenant: &Name) -> Option<String> {
+    pub(crate) fn steering_tag(&self, tenant: &Name) -> Option<String> {
         self.store.state().steering.get(tenant).map(|record| tag(&**record))
     }
 

@@ -97,7 +97,11 @@ impl Control {
     ///
     /// # Errors
     /// When the store is full, or one of that name was removed and what it had begun has not ended: it would end in this one.
-    pub fn put_tenant(&self, name: &Name, description: String) -> Result<bool, ControlError> {
+    pub(crate) fn put_tenant(
+        &self,
+        name: &Name,
+        description: String,
+    ) -> Result<bool, ControlError> {
         let new = self.store.change(|state| {
             if !state.tenants.contains_key(name) && self.turn(name).is_shared() {
                 return Err(ControlError::Conflict(format!(
@@ -135,7 +139,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is none, it is `default`, it still has functions, chains or steering rules, or the configuration names it.
-    pub fn remove_tenant(&self, name: &Name) -> Result<(), ControlError> {
+    pub(crate) fn remove_tenant(&self, name: &Name) -> Result<(), ControlError> {
         let turn = self.turn(name);
         let _turn = turn.take();
         self.store.change(|state| {
@@ -208,7 +212,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such tenant, or the role is for all of them.
-    pub fn make_token(
+    pub(crate) fn make_token(
         &self,
         tenant: &Name,
         role: Role,
@@ -245,7 +249,7 @@ impl Control {
     ///
     /// # Errors
     /// When the tenant has no such token.
-    pub fn remove_token(&self, tenant: &Name, id: &Name) -> Result<(), ControlError> {
+    pub(crate) fn remove_token(&self, tenant: &Name, id: &Name) -> Result<(), ControlError> {
         self.store.change(|state| {
             if state.tokens.get(id).is_none_or(|token| token.tenant != *tenant) {
                 return Err(ControlError::NotFound { what: "token", name: id.to_string() });

@@ -41,5 +41,5 @@ pub use error::PoolError;
 pub use loan::{Loan, RemoteRooms};
 pub use memory::{HUGE_PAGE, HugePages, Memory, Pod};
 pub use packet::{BufferIndex, Packet};
-pub use pool::{Accounting, Layout, Pool, PoolConfig, ROOM_MIN};
+pub use pool::{Accounting, Layout, Pool, PoolConfig};
 pub use rooms::{Part, Room, Rooms};

@@ -12,7 +12,7 @@ use crate::loan::{Loan, RemoteRooms};
 use crate::{BufferIndex, HugePages, Memory, PoolError};
 
 /// Smallest room, in bytes.
-pub const ROOM_MIN: usize = 512;
+const ROOM_MIN: usize = 512;
 
 /// Most bytes of a pool: half of what a 32-bit memory can address.
 const POOL_MAX: usize = 2 << 30;

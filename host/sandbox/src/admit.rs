@@ -11,6 +11,7 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures,
 };
 
+use crate::exchange::EXCHANGE_IMPORT;
 use crate::fault::size;
 use crate::starts::Starts;
 
@@ -30,12 +31,12 @@ const REASONS_MAX: usize = 64;
 const REASON_MAX: usize = 4096;
 
 /// What a function may import.
-pub const ADMISSIBLE_IMPORTS: [&str; 3] =
-    ["weir:net/types@0.1.0", "weir:net/host@0.1.0", "weir:net/exchange@0.1.0"];
+const ADMISSIBLE_IMPORTS: [&str; 3] =
+    ["weir:net/types@0.1.0", "weir:net/host@0.1.0", EXCHANGE_IMPORT];
 
 /// What a component of the world `wasi:http/proxy` may import, at any version 0.2: its own world, what `wasm32-wasip2` and the
 /// adapters of other toolchains pull in besides. None of it reaches a file or the network.
-pub const PROXY_IMPORTS: [&str; 7] = [
+const PROXY_IMPORTS: [&str; 7] = [
     "wasi:http/",
     "wasi:io/",
     "wasi:clocks/",
@@ -300,12 +301,11 @@ fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
     let world = found.world.unwrap_or(World::Window);
     let strange = found.imports.iter().filter(|import| !world.admits(import));
     found.reasons.extend(strange.map(|import| import_reason(import, found.world)));
-    let exchange = ADMISSIBLE_IMPORTS[2];
     if found.world.is_some_and(|world| !world.of_messages())
-        && found.imports.iter().any(|import| import == exchange)
+        && found.imports.iter().any(|import| import == EXCHANGE_IMPORT)
     {
         found.reasons.push(format!(
-            "it imports {exchange}, which functions for packets do not have: it is for those that export {MESSAGE} or \
+            "it imports {EXCHANGE_IMPORT}, which functions for packets do not have: it is for those that export {MESSAGE} or \
              {CONNECTION}"
         ));
     }

@@ -8,7 +8,7 @@ use crate::host::{Refusal, Requests};
 use crate::telemetry::Level;
 
 /// Import name of the interface.
-pub const EXCHANGE_IMPORT: &str = "weir:net/exchange@0.1.0";
+pub(crate) const EXCHANGE_IMPORT: &str = "weir:net/exchange@0.1.0";
 
 /// Bytes of a key of the store.
 pub const KEY_MAX: usize = 256;

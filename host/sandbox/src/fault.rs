@@ -168,7 +168,7 @@ impl Fault {
 
     /// With what the function logged before: a panic's message is there, and nowhere in the trap.
     #[must_use]
-    pub fn having_said(mut self, lines: &[String]) -> Self {
+    pub(crate) fn having_said(mut self, lines: &[String]) -> Self {
         if !lines.is_empty() {
             // In front: behind the message may be places in code, which `explain` looks for at the end.
             self.message = format!("it logged \"{}\"; {}", lines.join("\", \""), self.message);

@@ -48,13 +48,11 @@ mod trace;
 mod window;
 
 pub use admissions::answer_admission;
-pub use admit::{ADMISSIBLE_IMPORTS, Admitted, PROXY_IMPORTS, Refused, UPLOAD_MAX, World, admit};
+pub use admit::{Admitted, Refused, UPLOAD_MAX, World, admit};
 pub use code_cache::CodeCache;
 pub use compile::{CompileError, Compiled, Sandbox, SandboxConfig, giving};
 pub use compiler::Compiler;
-pub use exchange::{
-    Copied, Denied, EXCHANGE_IMPORT, Exchanges, KEY_MAX, Laid, Span, link_exchange,
-};
+pub use exchange::{Copied, Denied, Exchanges, KEY_MAX, Laid, Span, link_exchange};
 pub use fault::{Fault, FaultKind, Overdue, size, start_failure};
 pub use guest::{
     ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running,
@@ -68,7 +66,6 @@ pub use manifest::embedded_manifest;
 pub use memories::{Memories, memories};
 pub use policy::{FOLLOWING, Health, OnFault, PROBATION, Record, Treatment};
 pub use said::one_line;
-pub use shared_code::CODE_MAX;
 pub use state::{State, States, seed_of};
 pub use telemetry::{Level, LogLine, Said, Telemetry};
 pub use ticker::{Ticker, Ticking};

@@ -15,7 +15,7 @@ use wasmtime::component::Component;
 use crate::compile::{CompileError, Compiled, Sandbox};
 
 /// Most bytes of machine code that is taken.
-pub const CODE_MAX: usize = 1 << 30;
+pub(crate) const CODE_MAX: usize = 1 << 30;
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> CompileError {
     move |source| CompileError::Io { what: what.to_owned(), source }

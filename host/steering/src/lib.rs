@@ -29,6 +29,6 @@ pub use covered::{Covered, covered};
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED};
 pub use pattern::Masked;
-pub use placement::{Fit, LOOKED_AT, PARTS_MAX, Why, fits};
+pub use placement::{Fit, PARTS_MAX, Why, fits};
 pub use rule::{Ports, Prefix, Rule, Target};
 pub use table::Table;

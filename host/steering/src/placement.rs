@@ -14,7 +14,7 @@ use crate::ranges::ANY;
 use crate::rule::{Ports, Rule, Target};
 
 /// Rules of a table that are looked at for a device; those behind are compared in software.
-pub const LOOKED_AT: usize = 4096;
+const LOOKED_AT: usize = 4096;
 /// Entries of a device for one rule, at most.
 pub const PARTS_MAX: usize = 64;
 

@@ -131,7 +131,7 @@ impl Trial {
 
     /// Whether flows are its.
     #[must_use]
-    pub fn is_canary(&self) -> bool {
+    pub(crate) fn is_canary(&self) -> bool {
         self.canary.is_some()
     }
 }

@@ -127,7 +127,7 @@ impl<R: Read> CaptureReader<R> {
 
     /// True for pcapng, false for the classic format.
     #[must_use]
-    pub fn is_ng(&self) -> bool {
+    pub(crate) fn is_ng(&self) -> bool {
         matches!(self.format, Format::Ng(_))
     }
 
