@@ -15,6 +15,7 @@ use std::mem;
 
 use serde::Deserialize;
 use serde_json::Value;
+use weir_sdk::BURST_MAX;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol, vlans};
 use weir_sdk::prelude::*;
@@ -51,8 +52,6 @@ pub mod reason {
     pub const NON_IP: u32 = 6;
 }
 
-/// Most packets of a burst.
-const BURST: usize = 256;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
 /// Lines a second that rules may log.
@@ -206,8 +205,8 @@ impl Function for Firewall {
                     .map(host::counter),
                 flows: host::gauge("flows"),
             },
-            sights: vec![None; BURST],
-            probes: vec![0.into(); BURST],
+            sights: vec![None; BURST_MAX],
+            probes: vec![0.into(); BURST_MAX],
         })
     }
 

@@ -14,6 +14,7 @@ mod rewrite;
 
 use std::mem;
 
+use weir_sdk::BURST_MAX;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
@@ -40,8 +41,6 @@ pub mod reason {
     pub const NO_CONNECTION: u32 = 3;
 }
 
-/// Most packets of a burst.
-const BURST: usize = 256;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
 
@@ -125,8 +124,8 @@ impl Function for LoadBalancer {
                 untracked: host::counter("untracked"),
                 connections: host::gauge("connections"),
             },
-            seen: vec![Seen::Pass; BURST],
-            probes: vec![0.into(); BURST],
+            seen: vec![Seen::Pass; BURST_MAX],
+            probes: vec![0.into(); BURST_MAX],
         })
     }
 

@@ -7,6 +7,7 @@ mod period;
 
 use std::mem;
 
+use weir_sdk::BURST_MAX;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
 use weir_sdk::parse::{Addresses, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
@@ -19,8 +20,6 @@ mod tests;
 
 weir_sdk::export!(Monitor);
 
-/// Most packets of a burst.
-const BURST: usize = 256;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
 /// The histogram's classes, by bytes of the frame with its check sequence (RFC 2819,
@@ -170,8 +169,8 @@ impl Function for Monitor {
                 evicted: host::gauge("flows_evicted"),
                 expired: host::gauge("flows_expired"),
             },
-            sights: vec![None; BURST],
-            probes: vec![0.into(); BURST],
+            sights: vec![None; BURST_MAX],
+            probes: vec![0.into(); BURST_MAX],
         })
     }
 

@@ -11,6 +11,7 @@ mod table;
 
 use std::mem;
 
+use weir_sdk::BURST_MAX;
 use weir_sdk::flow::FlowV4;
 use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, parse, protocol};
 use weir_sdk::prelude::*;
@@ -44,9 +45,6 @@ pub mod reason {
     /// The inside host has as many external ports as it may have.
     pub const HOST: u32 = 7;
 }
-
-/// Most packets of a burst.
-const BURST: usize = 256;
 
 /// The function.
 #[derive(Debug)]
@@ -117,8 +115,8 @@ impl Function for Nat {
                 hairpins: host::counter("hairpins"),
                 errors: host::counter("icmp_errors"),
             },
-            keys: vec![None; BURST],
-            probes: vec![0.into(); BURST],
+            keys: vec![None; BURST_MAX],
+            probes: vec![0.into(); BURST_MAX],
         })
     }
 

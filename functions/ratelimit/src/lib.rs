@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
+use weir_sdk::BURST_MAX;
 use weir_sdk::flow::Hasher;
 use weir_sdk::lpm::Lpm;
 use weir_sdk::parse::{Addresses, Plain, addresses, parse};
@@ -35,8 +36,6 @@ pub mod reason {
     pub const TABLE_FULL: u32 = 2;
 }
 
-/// Most packets of a burst.
-const BURST: usize = 256;
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
@@ -156,8 +155,8 @@ impl Limited {
             side,
             v4: Lpm::build(v4).map_err(built)?,
             v6: Lpm::build(v6).map_err(built)?,
-            takes: vec![None; BURST],
-            probes: vec![0.into(); BURST],
+            takes: vec![None; BURST_MAX],
+            probes: vec![0.into(); BURST_MAX],
         }))
     }
 }

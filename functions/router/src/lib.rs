@@ -9,6 +9,7 @@ mod forward;
 mod icmp;
 mod local;
 
+use weir_sdk::BURST_MAX;
 use weir_sdk::prelude::*;
 
 use config::Routes;
@@ -43,9 +44,6 @@ pub mod reason {
     pub const ANSWERED: u32 = 9;
 }
 
-/// Most packets of a burst.
-const BURST: usize = 256;
-
 /// The function.
 #[derive(Debug)]
 pub struct Router {
@@ -54,7 +52,7 @@ pub struct Router {
     forwarded: host::Counter,
     local: host::Counter,
     /// Of the burst at hand.
-    found: [Found; BURST],
+    found: [Found; BURST_MAX],
 }
 
 impl Function for Router {
@@ -66,7 +64,7 @@ impl Function for Router {
             errors: Errors::new(config.icmp_errors_per_second),
             forwarded: host::counter("forwarded"),
             local: host::counter("local"),
-            found: [UNSEEN; BURST],
+            found: [UNSEEN; BURST_MAX],
         })
     }
 

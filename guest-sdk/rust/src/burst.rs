@@ -17,7 +17,7 @@ use crate::{Verdict, buffer, host, window::Window};
 
 pub use crate::buffer::Buffer;
 
-/// The packets that came at once, 1 to 256 of them.
+/// The packets that came at once, 1 to [`BURST_MAX`](crate::BURST_MAX) of them.
 pub struct Burst {
     window: Window,
     len: usize,

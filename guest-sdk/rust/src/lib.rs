@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use burst::{Buffer, Burst, NoRoom, Packet};
 pub use function::{Function, NoConfig, Setup, Snapshot};
-pub use weir_layout::Verdict;
+pub use weir_layout::{BURST_MAX, Verdict};
 
 /// Everything that most functions need: `use weir_sdk::prelude::*;`.
 pub mod prelude {

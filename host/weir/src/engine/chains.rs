@@ -19,8 +19,8 @@ use super::steering::{Ends, Prepared};
 use super::{PlaneEngine, links, refused};
 use crate::telemetries::Telemetries;
 
-/// Most packets of a burst.
-const BURST: usize = 64;
+/// Maximum number of packets that a lane takes from a port at once; the contract allows more (`BURST_MAX`).
+const LANE_BURST: usize = 64;
 /// Flows that a station remembers at least, 72 bytes each, once packets have to be told apart.
 const FLOWS: usize = 65_536;
 /// For how long a chain waits for a port that is being tried again.
@@ -120,7 +120,7 @@ impl PlaneEngine {
                 symmetric: chain.symmetric && ports.len() > 1,
                 ports: Vec::new(),
                 clock: Clock::Monotonic,
-                burst: BURST,
+                burst: LANE_BURST,
                 seed: self.seed,
                 on_event: None,
             };
