@@ -103,12 +103,12 @@ typedef struct {
 } exports_weir_net_packet_result_void_string_t;
 
 // Imported Functions from `weir:net/host@0.1.0`
-// Hands the host the region of linear memory where the window shall be, once, in `configure`.
+// Hands the host the region of linear memory in which to map the window, once, in `configure`.
 // The region must start at a multiple of 4,096, must not be in use, and must stay where it is.
 // The answer is the window's start as an offset from the region's start. A region that does
 // not fit, or a second call, is a fault.
 extern uint32_t weir_net_host_attach_window(packet_function_list_u8_t *region);
-// Hands the host the region of linear memory where the state region shall be; once, in
+// Hands the host the region of linear memory in which to map the state region, once, in
 // `configure`, and otherwise as for `attach-window`. The answer is the state region's start as an
 // offset from the region's start. What an earlier instance left there is seen from the call's return
 // on. With `state-kept`, it is read-only until `configure` returns, because the earlier instance may
@@ -135,10 +135,10 @@ extern void weir_net_host_set_timer(uint64_t at);
 extern bool weir_net_host_allocate(uint32_t length, uint32_t *ret);
 // Lets go of a packet the function owns (held, or allocated), with a verdict as in the window:
 // `next` continues with the following function, `drop` frees it, `reply` leaves by the port it came
-// in by, `forward`, `to-kernel` and `jump` as usual. `hold` and `clone` are refused.
+// in by, `forward`, `to-kernel` and `jump` as usual. `hold`, `clone` and `move` are refused.
 extern bool weir_net_host_send(uint32_t offset, uint32_t length, uint32_t verdict, weir_net_host_refusal_t *err);
 // Copies these bytes into a new packet and sends it with this verdict. For functions without a
-// window, and for rare packets (ICMP errors) where a copy is simpler.
+// window, and for rare packets (ICMP errors) where a copy is simpler. Verdicts are refused as by `send`.
 extern bool weir_net_host_send_copy(packet_function_list_u8_t *packet, uint32_t verdict, weir_net_host_refusal_t *err);
 
 // Exported Functions from `weir:net/packet@0.1.0`
