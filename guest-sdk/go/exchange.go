@@ -68,7 +68,7 @@ func (e Exchange) Sleep(after time.Duration) (Token, error) {
 	return hostSleep(uint32(e), uint64(max(after, 0)))
 }
 
-// Healthy says whether health checks and failures of late let this upstream have requests.
+// Healthy says whether health checks and recent failures allow requests to this upstream.
 func Healthy(upstream int) bool { return hostHealthy(uint32(upstream)) }
 
 // Active is how many requests or connections this upstream has now, from this chain.

@@ -140,7 +140,7 @@ function token(): i64 {
   return load<u8>(result) == 0 ? <i64>load<u32>(result, 4) : -1;
 }
 
-/** Whether health checks and failures of late let this upstream have requests. */
+/** Whether health checks and recent failures allow requests to this upstream. */
 export function healthy(upstream: u32): bool {
   return importHealthy(upstream) != 0;
 }

@@ -208,7 +208,7 @@ pub trait Environment {
 pub trait Upstreams: Send + Sync {
     /// How many there are.
     fn count(&self) -> usize;
-    /// Whether health checks and failures of late let this upstream have requests.
+    /// Whether health checks and recent failures allow requests to this upstream.
     fn healthy(&self, upstream: usize) -> bool;
     /// Requests or connections that the upstream has now, from this thread and listener.
     fn active(&self, upstream: usize) -> u32;

@@ -49,7 +49,7 @@ pub(crate) struct Global {
     /// Say less: no progress, no notes, nothing about what was done; errors and what was asked for only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more: the host logs more (twice: all), `replay` shows what functions log, other commands tell what they asked the host.
+    /// Be more verbose: the host logs more (`-vv`: everything), `replay` shows what functions log, other commands tell what they ask the host.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Whether to use colours; `auto`: on a terminal, unless NO_COLOR is set.
@@ -117,9 +117,9 @@ pub(crate) enum Command {
     /// Tokens of a tenant (`--tenant`): list, add, remove. For the administrator alone.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Show how the host is: its chains with their functions and counts.
+    /// Show the host's chains, with their functions and counters.
     Status,
-    /// Show packet rates of chains, functions and ports as they are, again and again.
+    /// Show live packet rates of chains, functions and ports.
     Top(TopArgs),
     /// Follow packets through a chain while it runs: which functions saw them, what each decided, and what it changed. Headers are shown
     /// as tshark shows them, if it is installed here.
@@ -166,8 +166,8 @@ pub(crate) struct RunArgs {
     /// relative to it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Only say whether the configuration is all right, and what it names: certificates, captures, interfaces, directories. Starts nothing,
-    /// and may be used beside a running host.
+    /// Check the configuration and what it names (certificates, captures, interfaces, directories), then exit. Starts nothing, and may be
+    /// used beside a running host.
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -389,10 +389,11 @@ pub(crate) struct SwapArgs {
     /// The function.
     #[arg(value_name = "NAME")]
     pub(crate) name: Name,
-    /// The version that shall run.
+    /// The version to switch to.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(crate) to: Version,
-    /// Give it this share of the flows only, 1 to 99 %. Then: swap with another share, without one (it runs), or roll back.
+    /// Send it only this share of the flows, 1 to 99 %. To change the share, swap again; to promote it, swap without `--canary`; to end
+    /// it, roll back.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) canary: Option<u8>,
     /// Show it copies only, and report where its verdicts differ.

@@ -18,7 +18,7 @@ use crate::window::Window;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub(crate) u32);
 
-/// Whether health checks and failures of late let this upstream have requests.
+/// Whether health checks and recent failures allow requests to this upstream.
 #[must_use]
 pub fn healthy(upstream: usize) -> bool {
     u32::try_from(upstream).is_ok_and(sys::healthy)
