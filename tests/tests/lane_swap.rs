@@ -793,7 +793,7 @@ fn a_version_before_is_known_for_longer_than_a_fault_brings_it_back() {
         rig.settle();
     }
     assert!(!said(&rig, "was rolled back"));
-    // Another lane may have gone back in time, and says so only now.
+    // Another lane may have rolled back within the ten seconds, and reports it only now.
     assert_eq!(rig.lane.before_swap("f", "2").unwrap().functions[0].version, "1");
     let before = disposed.lock().unwrap().len();
     rig.inside.push_at(frame(0), 200 * SECOND);
