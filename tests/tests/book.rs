@@ -1,10 +1,12 @@
 //! The book in `docs/`: every page has its place in the contents, every link leads somewhere, examples are what they are shown as.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use weir_spec::{Chain, Check, Document, HostConfig, Manifest, Steering};
 use weir_tests::built::workspace;
 
@@ -140,6 +142,59 @@ fn links_are_found() {
     );
     assert_eq!(anchor("World `packet-function`"), "world-packet-function");
     assert_eq!(anchor("The host (weir.toml)"), "the-host-weirtoml");
+}
+
+/// The crates of the host, and the contract's layout, by the rows of docs/architecture.md.
+fn rows_of_crates() -> Vec<BTreeSet<String>> {
+    let page = fs::read_to_string(workspace().join("docs/architecture.md")).expect("the page");
+    let (_, crates) = page.split_once("\n## Crates\n").expect("the heading");
+    let (crates, _) = crates.split_once("\n## ").expect("another heading");
+    let cells = crates.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    cells.map(|cell| cell.split_whitespace().map(|name| name.replace('`', "")).collect()).collect()
+}
+
+#[test]
+fn crates_depend_on_those_below_them_only() {
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--no-deps", "--format-version", "1"])
+        .current_dir(workspace())
+        .output()
+        .expect("cargo");
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
+    let rows = rows_of_crates();
+    let row = |name: &str| rows.iter().position(|row| row.contains(name));
+    let short = |name: &Value| {
+        let name = name.as_str().expect("a name");
+        name.strip_prefix("weir-").unwrap_or(name).to_owned()
+    };
+    let mut crates = BTreeMap::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let manifest = Path::new(package["manifest_path"].as_str().expect("a path"));
+        let folder = manifest.strip_prefix(workspace()).expect("a package of this workspace");
+        if folder.starts_with("host") || folder.starts_with("wit") {
+            crates.insert(short(&package["name"]), package);
+        }
+    }
+    let mut wrong = Vec::new();
+    for (name, package) in &crates {
+        let Some(own) = row(name) else {
+            wrong.push(format!("{name} is in no row"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let on = short(&dependency["name"]);
+            // What only tests need is of no concern.
+            if dependency["kind"].is_null()
+                && crates.contains_key(&on)
+                && row(&on).is_none_or(|below| below <= own)
+            {
+                wrong.push(format!("{name} depends on {on}, which is not below it"));
+            }
+        }
+    }
+    let named = rows.iter().flatten().filter(|name| !crates.contains_key(*name));
+    wrong.extend(named.map(|name| format!("{name} is no crate")));
+    assert!(crates.len() > 20 && wrong.is_empty(), "docs/architecture.md: {wrong:#?}");
 }
 
 /// `scripts/test` tests the examples in the documentation of the SDK for Rust, and of no other crate.

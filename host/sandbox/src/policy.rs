@@ -17,8 +17,8 @@ const QUARANTINE_WINDOW: u64 = 10_000_000_000;
 /// How long after a swap a fault of the new version brings back what it replaced.
 pub const PROBATION: u64 = 10_000_000_000;
 
-/// How long after that what was replaced is still known: another part of the chain that refused the change, or rolled back within its own ten seconds, may be
-/// long about it.
+/// How long after that what was replaced is remembered: another part of the chain may have rolled back, or may refuse the
+/// swap, and report it late.
 pub const FOLLOWING: u64 = 120_000_000_000;
 
 /// What packets and messages get that reach a function which is out of order.
