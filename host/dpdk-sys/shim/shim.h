@@ -3,6 +3,19 @@
  * Much of DPDK's interface is inline functions and macros, and its structures change from version to version.
  * So none of them is seen outside shim.c: a burst crosses as an array of the caller's own records, and all else in
  * the structures below. Functions that return int give 0, or an errno made negative.
+ *
+ * Who may call what. Everything but weir_dpdk_version and weir_dpdk_init needs that weir_dpdk_init has given 0 (the EAL runs).
+ * Pointers are to what the type says, readable and, if not const, writable until the call returns; texts end with a zero. Beyond that
+ * each function, or group of them, says one of these, and what there is besides:
+ *
+ * [S] setup: the port is open, which is from weir_dpdk_probe to weir_dpdk_remove. No other thread calls [S] for the port, nor [Q].
+ * [C] control: the port is open, and nobody removes it during the call. Other threads may be in [Q] of the port, beside which drivers
+ *     take such calls, and in functions of [C] that only ask.
+ * [Q] queue: the port is started, and nobody stops or removes it during the call. No other thread is in [Q] for this queue.
+ * [P] pool: the pool is there until the call returns.
+ *
+ * "Started" is from weir_dpdk_start to weir_dpdk_stop or weir_dpdk_remove. What is wrong in another way (a number of a queue that
+ * the port does not have, an MTU that its driver does not know) is an error, and no harm.
  */
 #ifndef WEIR_DPDK_SHIM_H
 #define WEIR_DPDK_SHIM_H
@@ -11,7 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Most packets of one call of weir_dpdk_receive or weir_dpdk_send. */
+/* Maximum number of packets of one call of weir_dpdk_receive or weir_dpdk_send. */
 #define WEIR_DPDK_BURST 256
 
 /* Process-wide. */
@@ -19,10 +32,13 @@
 /* Is given each line of DPDK's log: its level (1 worst, 8 debug), its text without a final zero, and its length. */
 typedef void (*weir_dpdk_log)(uint32_t level, const char *text, size_t length);
 
+/* A constant. May be called at any time. */
 const char *weir_dpdk_version(void);
+/* Starts the EAL. Once in a process. The arguments end with a null pointer, and they and `log` stay for ever. */
 int weir_dpdk_init(int argc, char **argv, weir_dpdk_log log);
-/* Makes the calling thread one of DPDK's, so that it has caches of its own. */
+/* Makes the calling thread, which is none of DPDK's, one of them, so that it has caches of its own. */
 int weir_dpdk_thread_register(void);
+/* For a thread that was registered, and calls nothing of DPDK any more. */
 void weir_dpdk_thread_unregister(void);
 
 /* Pools. */
@@ -39,17 +55,20 @@ struct weir_dpdk_owner {
 struct weir_dpdk_pool;
 
 /* A mempool whose mbuf headers lie in DPDK's memory and whose data rooms are the window's: rooms of `room_bytes`,
- * the first at `rooms_start` from `window`. Its free rooms are the owner's. */
+ * the first at `rooms_start` from `window`. Its free rooms are the owner's. The window and the owner's context stay until
+ * weir_dpdk_pool_free; the owner's functions are called by whichever thread is in a call with the pool, or with a device that has it. */
 int weir_dpdk_pool_new(void *window, uint32_t rooms_start, uint32_t rooms, uint32_t room_bytes, uint32_t headroom,
 		       uint32_t cache, const struct weir_dpdk_owner *owner, struct weir_dpdk_pool **made);
-/* Gives the owner what lies in the caches of DPDK's threads, none of which may use the pool now. */
+/* [P] Gives the owner what lies in the caches of DPDK's threads, none of which may use the pool now. */
 void weir_dpdk_pool_flush(struct weir_dpdk_pool *pool);
-/* No device may have the pool any more. */
+/* [P] No device has the pool any more, and nobody names it again. */
 void weir_dpdk_pool_free(struct weir_dpdk_pool *pool);
 
 /* A mempool of DPDK's own memory, for drivers that cannot do with the window. */
 struct weir_dpdk_bounce;
+/* Any thread. */
 int weir_dpdk_bounce_new(uint32_t buffers, uint32_t buffer_bytes, struct weir_dpdk_bounce **made);
+/* No device has it any more, and nobody names it again. */
 void weir_dpdk_bounce_free(struct weir_dpdk_bounce *bounce);
 
 /* Devices. */
@@ -100,52 +119,70 @@ struct weir_dpdk_stats {
 
 typedef void (*weir_dpdk_value)(void *context, const char *name, uint64_t value);
 
-/* Adds a device and gives its port's number. */
+/* Adds a device and gives its port's number. One thread at a time is in this or in weir_dpdk_remove. */
 int weir_dpdk_probe(const char *bus, const char *name, const char *arguments, uint16_t *port);
-/* Stops and closes a port and takes its device away; UINT16_MAX: a device that is nobody's port. */
+/* [S] Stops and closes a port and takes its device away; UINT16_MAX: a device that is nobody's port. Nobody is in [C] of the port, and
+ * its number is not used again. */
 int weir_dpdk_remove(const char *bus, const char *name, uint16_t port);
+/* [C] */
 int weir_dpdk_info(uint16_t port, struct weir_dpdk_info *info);
+/* [S] Not started. */
 int weir_dpdk_configure(uint16_t port, const struct weir_dpdk_setup *setup);
-/* Has the table from hash to queue count round the queues, and makes sure that the hash is symmetric. For a started
+/* [S] Has the table from hash to queue count round the queues, and makes sure that the hash is symmetric. For a started
  * device that has one. */
 int weir_dpdk_spread(uint16_t port, uint16_t queues);
+/* [S] Configured. */
 int weir_dpdk_adjust_descriptors(uint16_t port, uint16_t *rx, uint16_t *tx);
+/* [S] Configured, not started. The pool, and the bounce if it is not null, stay until the port is removed: the device writes
+ * to their rooms. */
 int weir_dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct weir_dpdk_pool *pool,
 		       struct weir_dpdk_bounce *bounce);
+/* [S] Configured, not started. */
 int weir_dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
+/* [S] Configured, with all its queues. The device writes to its pools from now on. */
 int weir_dpdk_start(uint16_t port);
+/* [S] Started. The device writes to no pool any more. */
 int weir_dpdk_stop(uint16_t port);
-/* Whether it puts frames that are longer than one of its buffers into several. For a started device. */
+/* [C] Whether it puts frames that are longer than one of its buffers into several. For a started device. */
 bool weir_dpdk_scatters(uint16_t port, uint16_t queue);
-/* Lets a device of vfio write to this memory by itself, and with it all others: they share their mappings. So this is
- * for the first of them, and the other for the last one, once all are stopped. */
+/* [S] Lets a device of vfio write to this memory by itself, and with it all others: they share their mappings. So this is
+ * for the first of them, and the other for the last one, once all are stopped. The memory stays, and nobody relies on what it
+ * holds but who owns the rooms, until the other. */
 int weir_dpdk_dma_map(uint16_t port, void *start, size_t bytes);
+/* [S] What was mapped, with the same bounds. No device that writes there is started. */
 int weir_dpdk_dma_unmap(uint16_t port, void *start, size_t bytes);
+/* [C] for these and those that follow, but for the one that says otherwise. */
 int weir_dpdk_set_promiscuous(uint16_t port, bool on);
 int weir_dpdk_set_multicast(uint16_t port, bool on);
 bool weir_dpdk_is_promiscuous(uint16_t port);
+/* [S] Not started. */
 int weir_dpdk_set_mtu(uint16_t port, uint16_t mtu);
 int weir_dpdk_mtu(uint16_t port, uint16_t *mtu);
 int weir_dpdk_link(uint16_t port, struct weir_dpdk_link *link);
 int weir_dpdk_stats(uint16_t port, struct weir_dpdk_stats *stats);
+/* Calls `each` before it returns, in this thread, with `context` and a name that is there for the call. */
 int weir_dpdk_xstats(uint16_t port, void *context, weir_dpdk_value each);
 bool weir_dpdk_is_removed(uint16_t port);
 /* What weir_dpdk_watch writes: the device went away, or was reset and has to be set up anew. */
 #define WEIR_DPDK_REMOVED 1
 #define WEIR_DPDK_RESET 2
-/* Writes to `flag`, which is 0, what becomes of the device. */
+/* [C] Writes to `flag`, which is 0, what becomes of the device: in a thread of DPDK's, until weir_dpdk_unwatch. So the flag stays
+ * until then, and whoever reads it does so atomically. */
 int weir_dpdk_watch(uint16_t port, uint8_t *flag);
+/* [C] A flag that is watched. */
 void weir_dpdk_unwatch(uint16_t port, uint8_t *flag);
 
 /* Receive interrupts. */
 
+/* [Q] for all of these but the last. */
 /* Has a started queue's interrupt make an epoll(7) of the caller's readable. An error: the driver has none. */
 int weir_dpdk_interrupt_add(uint16_t port, uint16_t queue, int epoll);
+/* What was added. */
 int weir_dpdk_interrupt_remove(uint16_t port, uint16_t queue, int epoll);
 /* One interrupt from now on, when there are packets; a driver whose descriptor always tells needs no switch. */
 int weir_dpdk_interrupt_on(uint16_t port, uint16_t queue);
 int weir_dpdk_interrupt_off(uint16_t port, uint16_t queue);
-/* Takes those that were there, and says how many. */
+/* Takes those that were there, and says how many. For an epoll with nothing but such interrupts in it. */
 int weir_dpdk_interrupts_clear(int epoll);
 
 /* Rules of the device's own. */
@@ -177,8 +214,10 @@ struct weir_dpdk_match {
 	uint8_t destination_mask[16];
 };
 
+/* [C] for these three, from any thread: DPDK locks for drivers that do not. A rule is there from the first to the
+ * second, or until the port is stopped. */
 /* Has a started device drop such packets and, if `count`, count them. When it refuses, its reason is written to `message`, of
- * so many bytes; empty: it gave none. */
+ * so many bytes and with a zero at its end; empty: it gave none. */
 int weir_dpdk_flow_drop(uint16_t port, const struct weir_dpdk_match *match, bool count, struct weir_dpdk_flow **made,
 			char *message, size_t bytes);
 int weir_dpdk_flow_remove(uint16_t port, struct weir_dpdk_flow *flow);
@@ -208,9 +247,9 @@ struct weir_dpdk_said {
 
 struct rte_mbuf;
 
-/* Receives at most `max` frames, which weir_dpdk_take has to be given then. */
+/* [Q] Receives at most `max` frames, for which there is room and which weir_dpdk_take has to be given then. */
 uint16_t weir_dpdk_receive(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t max);
-/* Makes packets of frames, all with this metadata and time; how many there are. Those frames that do not lie in one room of
+/* [P] Makes packets of frames that weir_dpdk_receive gave, with room for `count` packets, all with this metadata and time; how many there are. Those frames that do not lie in one room of
  * the pool (several segments, or a driver with memory of its own) are copied into one. If `verify`, those with a wrong
  * checksum are freed: the device says which, or does not know and they are looked at. */
 uint16_t weir_dpdk_take(struct weir_dpdk_pool *pool, struct rte_mbuf **frames, uint16_t count, uint64_t metadata,
@@ -223,14 +262,14 @@ struct weir_dpdk_sending {
 	bool checksums;	  /* the device fills in those of IPv4, TCP and UDP */
 };
 
-/* Takes back the rooms of what the device has sent, as far as its driver can. */
+/* [Q] Takes back the rooms of what the device has sent, as far as its driver can. */
 void weir_dpdk_take_back(uint16_t port, uint16_t queue);
-/* Sends packets. What comes back is how many left; rooms of the others remain the caller's. If one of them does not lie in its
+/* [Q] [P] Sends packets, `count` of them, whose rooms are taken from the pool. What comes back is how many left; rooms of the others remain the caller's. If one of them does not lie in its
  * room, or has a length that is not to be sent, none is sent, and -1 comes back. `bytes` are those of all packets. */
 int32_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
 		       const struct weir_dpdk_packet *packets, uint16_t count,
 		       const struct weir_dpdk_sending *how, uint64_t *bytes);
-/* The same by copies in DPDK's own memory: the rooms remain the caller's in any case. */
+/* [Q] [P] The same by copies in DPDK's own memory: the rooms remain the caller's in any case. */
 int32_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_pool *pool,
 			      struct weir_dpdk_bounce *bounce, const struct weir_dpdk_packet *packets,
 			      uint16_t count, const struct weir_dpdk_sending *how, uint64_t *bytes);

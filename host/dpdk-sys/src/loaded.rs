@@ -35,7 +35,7 @@ macro_rules! shim_functions {
 
         $(
             /// # Safety
-            /// See `shim/shim.h`.
+            /// What `shim/shim.h` says at this function: a letter in brackets is one of the contracts at its top.
             #[inline]
             #[allow(clippy::too_many_arguments, reason = "as the shim has it")]
             pub unsafe fn $name($($argument: $kind),*) $(-> $result)? {

@@ -10,14 +10,14 @@ pub(crate) struct Bounce(*mut sys::Bounce);
 
 // SAFETY: the mempool belongs to this value; DPDK's mempools are made for many threads.
 unsafe impl Send for Bounce {}
-// SAFETY: as above.
+// SAFETY: all that is done with a shared one is to give its address to the shim, which hands it to a device.
 unsafe impl Sync for Bounce {}
 
 impl Bounce {
     /// So many buffers of so many bytes.
     pub(crate) fn new(buffers: u32, bytes: u32) -> Result<Self, String> {
         let mut raw = std::ptr::null_mut();
-        // SAFETY: writes one address.
+        // SAFETY: DPDK runs, because a device was added; `raw` is there for what the call writes.
         match unsafe { sys::weir_dpdk_bounce_new(buffers, bytes, &raw mut raw) } {
             0.. => Ok(Self(raw)),
             error => Err(format!(
@@ -34,7 +34,7 @@ impl Bounce {
 
 impl Drop for Bounce {
     fn drop(&mut self) {
-        // SAFETY: the only owner; the device that had it is closed.
+        // SAFETY: this is the only owner, and the device that had it is closed: its part, which keeps this, goes after that.
         unsafe { sys::weir_dpdk_bounce_free(self.0) };
     }
 }

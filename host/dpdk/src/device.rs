@@ -62,7 +62,7 @@ impl Device {
         log::forget();
         // Before the driver looks for it: of one that comes between the two it is told that it is another one.
         let index = on_interface(&address).and_then(interface::index);
-        // SAFETY: strings that end with a zero, and a number to write.
+        // SAFETY: DPDK runs, by the contract of `add`; `turn` makes this one thread at a time; the texts are `CString`s.
         let added = unsafe {
             sys::weir_dpdk_probe(bus.as_ptr(), name.as_ptr(), arguments.as_ptr(), &raw mut number)
         };
@@ -76,7 +76,7 @@ impl Device {
         drop(turn);
         // SAFETY: integers, for which zero is valid.
         let mut info: sys::Info = unsafe { std::mem::zeroed() };
-        // SAFETY: writes one `Info`.
+        // SAFETY: [C]: the device was opened above, and nobody else knows of it yet.
         let told = unsafe { sys::weir_dpdk_info(number, &raw mut info) };
         // SAFETY: the shim ends the text with a zero, and zeroes are an empty one.
         let driver = unsafe { CStr::from_ptr(info.driver.as_ptr()) }.to_string_lossy().into_owned();
@@ -98,7 +98,7 @@ impl Device {
             claim,
         };
         device.did("say what it can do", told)?;
-        // SAFETY: the flag lives in a box until `close` took it away.
+        // SAFETY: [C]: the device is open; the flag is atomic, zero, and lives in a box until `close` has unwatched it.
         let watched = unsafe { sys::weir_dpdk_watch(number, device.fate.as_ptr()) };
         device.did("be watched", watched)?;
         Ok(device)
@@ -130,7 +130,7 @@ impl Device {
         if let Some(gone) = self.lost_interface() {
             return Some(gone);
         }
-        // SAFETY: asks the driver; the port is not closed, because its owner asks.
+        // SAFETY: [C]: a port of the device asks, within its gate if there are several, so nobody closes it meanwhile.
         let removed = self.is_removed() || unsafe { sys::weir_dpdk_is_removed(self.number) };
         removed.then(|| self.removed()).or_else(|| self.told())
     }
@@ -254,7 +254,8 @@ impl Device {
             return;
         }
         *last = Some(self.details());
-        // SAFETY: the owner says that nobody uses a queue; behind `last` nobody asks for details either.
+        // SAFETY: [S]: the owner says that nobody uses a queue; who asks for details holds `last`, which is held here, and finds the
+        // device closed later; `turn` is held. The flag is the one that is watched.
         let removed = unsafe {
             sys::weir_dpdk_unwatch(self.number, self.fate.as_ptr());
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
@@ -294,7 +295,7 @@ impl Device {
         let mut link = sys::Link::default();
         let mut stats = sys::Stats::default();
         let mut mtu = 0;
-        // SAFETY: each writes one value; DPDK lets another thread ask while a worker polls.
+        // SAFETY: [C]: the caller holds `last` and has found the device open, so it is not closed meanwhile.
         unsafe {
             // Drivers over an interface say what they were built with.
             if let Some(up) = self.interface().and_then(|name| interface::has_link(name).ok()) {
@@ -347,7 +348,7 @@ pub(crate) fn release(address: &Address) {
     let ((Ok(bus), Ok(name)), Ok(_claim)) = (names, Claim::of(address)) else { return };
     let _turn = turn();
     log::forget();
-    // SAFETY: DPDK runs, as the caller has seen; two texts that end with a zero. Nobody has the device.
+    // SAFETY: DPDK runs, as the caller has seen; the texts are `CString`s, and nobody has the device.
     let removed = unsafe { sys::weir_dpdk_remove(bus.as_ptr(), name.as_ptr(), NO_PORT) };
     if removed < 0 {
         tracing::debug!("device {address}: removing: {}", log::explain(removed));

@@ -200,7 +200,7 @@ pub(crate) fn register_thread() {
 #[cold]
 fn register(thread: &Registered) {
     log::forget();
-    // SAFETY: DPDK runs, because there is a port; the thread was not registered before.
+    // SAFETY: DPDK runs, because there is a port; the thread is not registered yet.
     let result = unsafe { sys::weir_dpdk_thread_register() };
     if result < 0 {
         let why = log::explain(result);

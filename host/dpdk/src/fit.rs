@@ -144,7 +144,7 @@ pub(crate) fn descriptors(
     let mut rx = config.rx_descriptors.unwrap_or(default(info.rx_descriptors_default));
     let mut tx = config.tx_descriptors.unwrap_or(default(info.tx_descriptors_default));
     let asked = (rx, tx);
-    // SAFETY: reads and writes two numbers.
+    // SAFETY: [S]: the device is configured and not started; its ports are set up one at a time.
     let adjusted =
         unsafe { sys::weir_dpdk_adjust_descriptors(device.number, &raw mut rx, &raw mut tx) };
     device.did("have so many descriptors", adjusted)?;

@@ -230,7 +230,7 @@ impl State {
         let number = device.number;
         let all = std::mem::take(&mut self.stale).into_iter().chain(flows);
         self.stale = kept(all, |Handle(flow)| {
-            // SAFETY: a rule of a started device, which nobody names any more once it is gone.
+            // SAFETY: [C]: the device is open as long as this is there; a rule that is gone is kept nowhere.
             unsafe { sys::weir_dpdk_flow_remove(number, *flow) }
         });
         let still = match self.stale.len() {
@@ -269,7 +269,7 @@ impl Placed {
         let mut sum = 0;
         for Handle(flow) in &self.flows {
             let mut packets = 0;
-            // SAFETY: a rule of a started device, which is there as long as this; writes one number.
+            // SAFETY: [C]: a rule that was made and not removed; the caller keeps the device open.
             let asked = unsafe { sys::weir_dpdk_flow_packets(number, *flow, &raw mut packets) };
             if asked < 0 {
                 return None;
@@ -314,7 +314,7 @@ fn drop_in_device(
 
 fn create(number: u16, matching: &sys::Match, count: bool) -> Result<Handle, (i32, String)> {
     let (mut flow, mut message) = (null_mut(), [0 as c_char; MESSAGE]);
-    // SAFETY: reads one `Match`, writes one pointer and at most so many bytes, the last of them a zero.
+    // SAFETY: [C]: the caller keeps the device open and started; `flow` and `message` are there for what is written.
     let made = log::quietly(|| unsafe {
         sys::weir_dpdk_flow_drop(
             number,

@@ -175,7 +175,7 @@ impl Waker {
         let mut waker =
             Self { epoll, source: Source::Interrupts { number, queues: Vec::new() }, on: false };
         for (place, &queue) in queues.iter().enumerate() {
-            // SAFETY: a started device, which is closed behind `drop`.
+            // SAFETY: [Q]: started, and the queues are the caller's; the device is closed behind `drop`.
             let added = log::quietly(|| unsafe { sys::weir_dpdk_interrupt_add(number, queue, fd) });
             if added < 0 {
                 return None;
@@ -192,7 +192,7 @@ impl Waker {
         self.on = true;
         let Source::Interrupts { number, queues } = &self.source else { return true };
         let _one = SWITCHES.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: a started device, whose queues the caller's thread alone uses.
+        // SAFETY: [Q]: started, and its queues are used by the caller's thread alone.
         queues.iter().all(|queue| unsafe { sys::weir_dpdk_interrupt_on(*number, *queue) } >= 0)
     }
 
@@ -202,7 +202,7 @@ impl Waker {
         if let Source::Interrupts { number, queues } = &self.source {
             let one = SWITCHES.lock().unwrap_or_else(PoisonError::into_inner);
             for queue in queues {
-                // SAFETY: as in `switch_on`.
+                // SAFETY: [Q]: as in `switch_on`.
                 unsafe { sys::weir_dpdk_interrupt_off(*number, *queue) };
             }
             drop(one);
@@ -235,7 +235,7 @@ impl Drop for Waker {
         let fd = self.epoll.as_raw_fd();
         if let Source::Interrupts { number, queues } = &self.source {
             for queue in queues {
-                // SAFETY: what was added; the device is not closed yet.
+                // SAFETY: [Q]: what was added; the device is not closed yet, and this thread uses the queue.
                 log::quietly(|| unsafe { sys::weir_dpdk_interrupt_remove(*number, *queue, fd) });
             }
         }

@@ -52,7 +52,7 @@ pub(crate) struct SplitPool {
 // SAFETY: the mempool is made for many threads; `lend` needs the pool by `&mut`, so that it is one at a time, and
 // the rest of the shim is called by the port that is the last owner.
 unsafe impl Send for SplitPool {}
-// SAFETY: as above.
+// SAFETY: as for `Send`: what a shared one offers is `lend`, and the rest is for the last owner.
 unsafe impl Sync for SplitPool {}
 
 #[derive(Debug, Default)]
@@ -148,8 +148,8 @@ impl SplitPool {
     pub(crate) fn map(&self, port: u16) -> i32 {
         let mut devices = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if *devices == 0 {
-            // SAFETY: a device writes to the rooms that it is given; the memory is taken from it before the pool goes, by the
-            // last of those that have it.
+            // SAFETY: [S]: the port is being set up. The window stays until `unmap`, which the last of those that have it calls before the
+            // pool goes; the device writes to rooms that are out to it only.
             let result = unsafe { sys::weir_dpdk_dma_map(port, self.window, self.bytes) };
             if result < 0 {
                 return result;
@@ -164,7 +164,7 @@ impl SplitPool {
         let mut devices = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         *devices -= 1;
         if *devices == 0 {
-            // SAFETY: what was mapped; every device that had it is stopped, and writes nothing any more.
+            // SAFETY: [S]: what `map` mapped, with its bounds; every device that had it is stopped.
             unsafe { sys::weir_dpdk_dma_unmap(port, self.window, self.bytes) };
         }
     }
@@ -215,7 +215,7 @@ impl SplitPool {
 
     /// Gives back what lies in DPDK's caches. No worker may have the lane now.
     pub(crate) fn flush(&self, pool: &mut Pool) {
-        // SAFETY: the caller has the pool by `&mut`, so no other thread is in a call that uses its caches.
+        // SAFETY: [P]: this has the mempool; the caller has the pool by `&mut`, so no other thread is in a call that uses its caches.
         self.lend(pool, |raw| unsafe { sys::weir_dpdk_pool_flush(raw) });
         self.lender.collect(pool);
         self.put_back(pool);
@@ -236,7 +236,7 @@ impl SplitPool {
 
 impl Drop for SplitPool {
     fn drop(&mut self) {
-        // SAFETY: every port that had the mempool closed its device before it let go of this.
+        // SAFETY: [P]: this is the last owner; every port that had the mempool closed its device before it let go of it.
         unsafe { sys::weir_dpdk_pool_free(self.raw) };
     }
 }
@@ -291,7 +291,7 @@ impl Lender {
         }
         let Some(rest) = apart.len().checked_sub(count) else { return false };
         for (place, offset) in apart.drain(rest..).enumerate() {
-            // SAFETY: the caller says so.
+            // SAFETY: the caller has room for `count` offsets, and no more are drained.
             unsafe { offsets.add(place).write(offset) };
         }
         true
@@ -303,7 +303,7 @@ impl Lender {
         let this = unsafe { &*context.cast::<Self>() };
         // SAFETY: the shim gives `count` offsets.
         let offsets = unsafe { std::slice::from_raw_parts(offsets, count as usize) };
-        // SAFETY: as in `take`.
+        // SAFETY: this thread lent the pool and is in the call that it was lent for, so this is the only reference.
         match unsafe { this.lent().as_mut() } {
             Some(pool) => give_back(pool, offsets),
             None => {

@@ -147,7 +147,7 @@ impl DpdkPort {
         let (mut place, mut count) = (self.first, 0);
         for _ in 0..self.queues.len() {
             let queue = self.queues[place];
-            // SAFETY: a started device, whose queues this thread alone uses; there is room for `max` frames and as many
+            // SAFETY: [Q] and [P]: started, and this thread alone uses the queue; there is room for `max` frames and as many
             // packets, which are laid out as the shim's.
             count = attached.pool.lend(pool, |raw| unsafe {
                 match sys::weir_dpdk_receive(number, queue, frames, max as u16) {
@@ -193,7 +193,7 @@ impl DpdkPort {
         };
         let (first, amount, mut bytes) = (packets.as_ptr().cast(), packets.len() as u16, 0);
         let bounce = attached.bounce.as_ref().map(|bounce| bounce.raw());
-        // SAFETY: packets are laid out as the shim's, at most a burst of them; their rooms are out, and the shim checks that they
+        // SAFETY: [Q] and [P]: packets are laid out as the shim's, at most a burst of them; their rooms are out, and the shim checks that they
         // are the pool's and that each packet lies in its own; the device is started, and this thread the only one that uses
         // its queues.
         let sent = attached.pool.lend(pool, |raw| unsafe {
@@ -251,7 +251,7 @@ impl DpdkPort {
     fn take_back(&self, pool: &mut Pool) {
         let Some(attached) = &self.attached else { return };
         let (number, queue) = (self.device.number, self.queues[0]);
-        // SAFETY: a started device, whose queues this thread alone uses.
+        // SAFETY: [Q]: started, and this thread alone uses the queue.
         attached.pool.lend(pool, |_| unsafe { sys::weir_dpdk_take_back(number, queue) });
     }
 

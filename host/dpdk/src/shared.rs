@@ -159,11 +159,11 @@ impl SharedDevice {
             checksums: config.checksum_offload,
             interrupts,
         };
-        // SAFETY: reads one `Setup`.
+        // SAFETY: [S]: the device is open until its last port has gone, and not started; `setup` is locked while it is set up.
         let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
         device.did("be configured", configured)?;
         if let Some(mtu) = config.mtu {
-            // SAFETY: a number for a device that is ours.
+            // SAFETY: as for `weir_dpdk_configure`.
             let result = unsafe { sys::weir_dpdk_set_mtu(number, mtu) };
             // Drivers without this function take the MTU from the configuration.
             if result != -libc::ENOTSUP {
@@ -205,12 +205,13 @@ impl SharedDevice {
         let (device, number, raw) = (&self.device, self.device.number, part.pool.raw());
         let bounce = part.bounce.as_ref().map_or(ptr::null_mut(), |bounce| bounce.raw());
         for queue in &part.queues {
-            // SAFETY: both mempools live as long as the device is open: they go with the parts, behind `close`.
+            // SAFETY: [S]: configured, not started. Both mempools live as long as the device is open: they go with the parts, behind
+            // `close`.
             let done = device.opening(*queue, || unsafe {
                 sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce)
             });
             device.did("receive into this pool", done)?;
-            // SAFETY: a configured device.
+            // SAFETY: [S]: configured, not started.
             let done = unsafe { sys::weir_dpdk_tx_queue(number, *queue, tx) };
             device.did("send", done)?;
         }
@@ -220,7 +221,7 @@ impl SharedDevice {
     /// All queues are set up.
     fn start(&self, parts: &[Part], descriptors: (u16, u16)) -> Result<(), String> {
         let (device, number) = (&self.device, self.device.number);
-        // SAFETY: a configured device, whose mempools live until it is closed.
+        // SAFETY: [S]: configured, with all its queues, and its mempools live until it is closed.
         let start = || device.did("be started", unsafe { sys::weir_dpdk_start(number) });
         match start() {
             Err(_) if self.wants_interrupts() => {
@@ -232,7 +233,7 @@ impl SharedDevice {
             started => started?,
         }
         if self.is_symmetric() {
-            // SAFETY: a started device, whose queues nobody uses yet.
+            // SAFETY: [S]: started just now, and nobody uses its queues yet.
             let spread = unsafe { sys::weir_dpdk_spread(number, self.queues) };
             device.did("spread flows over queues by a symmetric hash", spread)?;
         }
@@ -257,7 +258,7 @@ impl SharedDevice {
     fn set_filters(&self) -> Result<(), String> {
         let number = self.device.number;
         let set = |what, given: Option<bool>, call: unsafe fn(u16, bool) -> i32| {
-            // SAFETY: a call for a started device by its owner.
+            // SAFETY: [C]: `call` is one of those, and the device is open as long as this is there.
             let result = unsafe { call(number, given.unwrap_or(true)) };
             match given {
                 Some(on) => self.device.did(&format!("set {what} to {on}"), result),
@@ -270,7 +271,7 @@ impl SharedDevice {
 
     fn tell(&self, (rx, tx): (u16, u16)) {
         let device = &self.device;
-        // SAFETY: asks the driver of a started device.
+        // SAFETY: [C]: started above, and not closed before its ports go.
         let scatters = !device.copies() && unsafe { sys::weir_dpdk_scatters(device.number, 0) };
         let memory = match (device.copies(), scatters) {
             (true, _) => "copied",
@@ -313,7 +314,7 @@ impl SharedDevice {
             setup.parts.iter().for_each(|part| self.drain(part, usize::MAX));
         }
         for part in setup.parts.iter().filter(|part| part.mapped) {
-            // SAFETY: the owner stops it, and nobody uses a queue. It writes nothing any more.
+            // SAFETY: [S]: started; the gates of all ports are closed, or the one port is the caller, so nobody uses a queue.
             unsafe { sys::weir_dpdk_stop(self.device.number) };
             part.pool.unmap(self.device.number);
         }
@@ -329,8 +330,8 @@ impl SharedDevice {
             let mut freed = 0;
             while freed < most {
                 let (mut said, frames) = (sys::Said::default(), frames.as_mut_ptr());
-                // SAFETY: a started device, whose queues nobody uses: it was not said yet that it is started, the gates are closed, or the
-                // one port is the caller. There is room for a burst of frames and of packets.
+                // SAFETY: [Q] and [P]: started, and nobody uses its queues: it was not said yet that it is started, the gates are closed, or the one port is the caller.
+                // There is room for a burst of frames and of packets.
                 let (came, count) = unsafe {
                     let (number, packets) = (self.device.number, packets.as_mut_ptr());
                     let count = sys::weir_dpdk_receive(number, *queue, frames, sys::BURST as u16);

@@ -3,6 +3,7 @@
 //! Owns: namespaces, what a worker inherits, what it gives up ([`Inherited::confine`]), when it is started again. Must not know: what
 //! it computes.
 
+mod child;
 mod confine;
 mod error;
 mod inherited;

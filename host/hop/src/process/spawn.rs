@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal};
 
-use super::inherited::{FIRST, VARIABLE};
-use super::{Death, Namespaces, ProcessError};
+use super::inherited::VARIABLE;
+use super::{Death, Namespaces, ProcessError, child};
 use crate::hub::WorkerSocket;
 
 /// Whom root's workers are outside of their user namespace.
@@ -182,19 +182,19 @@ enum Failed {
 }
 
 /// Everything the child needs, ready.
-struct Prepared {
-    program: OwnedFd,
-    empty: OwnedFd,
-    output: Option<RawFd>,
+pub(super) struct Prepared {
+    pub(super) program: OwnedFd,
+    pub(super) empty: OwnedFd,
+    pub(super) output: Option<RawFd>,
     /// The child waits until it is closed or written.
-    go: (OwnedFd, OwnedFd),
+    pub(super) go: (OwnedFd, OwnedFd),
     /// The child writes an error number, or closes it with its program's start.
-    report: (OwnedFd, OwnedFd),
+    pub(super) report: (OwnedFd, OwnedFd),
     arguments: Vec<CString>,
     environment: Vec<CString>,
     /// Socket and memories.
     given: Vec<RawFd>,
-    user: bool,
+    pub(super) user: bool,
 }
 
 fn start(
@@ -212,11 +212,12 @@ fn start(
     let mut moved = prepared.given.clone();
     let mut pidfd: RawFd = -1;
     let mut how = clone_args(namespaces, &mut pidfd);
-    // SAFETY: without CLONE_VM, this is fork: the child has a copy of everything. It goes on in `child`, which keeps to what
-    // the module says.
+    // SAFETY: without CLONE_VM, this is fork: the child has a copy of everything. It goes on in `child`, and does only what is
+    // allowed there.
     let id = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of_val(&how)) };
     if id == 0 {
-        child(&prepared, &arguments, &environment, &mut moved);
+        // SAFETY: this is the child; both lists are of texts that `prepared` has, with a null pointer behind them.
+        unsafe { child::run(&prepared, &arguments, &environment, &mut moved) };
     }
     if id < 0 {
         let error = io::Error::last_os_error();
@@ -327,83 +328,4 @@ fn map_users(id: i32) -> io::Result<()> {
         write("gid_map", format!("0 {} 1", rustix::process::getegid().as_raw()))?;
     }
     Ok(())
-}
-
-/// The new process. Only system calls; no allocation, no locks, no panics.
-fn child(
-    prepared: &Prepared,
-    arguments: &[*const libc::c_char],
-    environment: &[*const libc::c_char],
-    moved: &mut [RawFd],
-) -> ! {
-    // SAFETY: plain system calls; pointers are to arrays that end with a null pointer, and to numbers and a byte on this stack.
-    // Users are set by system calls of this one thread: libc's functions would wait for threads that are not here.
-    unsafe {
-        let fail = |report: RawFd| -> ! {
-            let problem = *libc::__errno_location();
-            libc::write(report, ptr::from_ref(&problem).cast(), size_of_val(&problem));
-            libc::_exit(127);
-        };
-        // Whoever started it may be gone already, or go while this waits: then nobody has the other end of `go`.
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        libc::close(prepared.go.1.as_raw_fd());
-        let mut go = 0_u8;
-        if libc::read(prepared.go.0.as_raw_fd(), ptr::from_mut(&mut go).cast(), 1) != 1 {
-            libc::_exit(127);
-        }
-        if prepared.user {
-            // Where groups cannot be set, there are none that count.
-            libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>());
-            if libc::syscall(libc::SYS_setresgid, 0, 0, 0) != 0
-                || libc::syscall(libc::SYS_setresuid, 0, 0, 0) != 0
-            {
-                fail(prepared.report.1.as_raw_fd());
-            }
-            // Changing users took it back.
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        }
-        libc::setsid();
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-
-        // First out of the way of each other, then to their places.
-        let last = FIRST + moved.len() as RawFd;
-        let away = |fd: RawFd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, last);
-        let report = away(prepared.report.1.as_raw_fd());
-        let program = away(prepared.program.as_raw_fd());
-        let empty = away(prepared.empty.as_raw_fd());
-        let output = prepared.output.map_or(-1, away);
-        for fd in moved.iter_mut() {
-            *fd = away(*fd);
-        }
-        if report < 0 {
-            libc::_exit(127);
-        }
-        if program < 0 || libc::dup2(empty, 0) < 0 {
-            fail(report);
-        }
-        if prepared.output.is_some() && (libc::dup2(output, 1) < 0 || libc::dup2(output, 2) < 0) {
-            fail(report);
-        }
-        for (place, fd) in (FIRST..).zip(moved.iter()) {
-            if libc::dup2(*fd, place) < 0 {
-                fail(report);
-            }
-        }
-        let flags = libc::CLOSE_RANGE_CLOEXEC;
-        if libc::syscall(libc::SYS_close_range, last, libc::c_uint::MAX, flags) != 0 {
-            fail(report);
-        }
-        libc::syscall(
-            libc::SYS_execveat,
-            program,
-            c"".as_ptr(),
-            arguments.as_ptr(),
-            environment.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        );
-        fail(report)
-    }
 }
