@@ -8,7 +8,7 @@
 
 #![no_std]
 // Additions that are atomic in the kernel's sense; built by a compiler that allows it anyway (scripts/build-ebpf).
-#![allow(internal_features)]
+#![allow(internal_features, reason = "`core_intrinsics` is one")]
 #![feature(core_intrinsics)]
 #![no_main]
 

@@ -97,7 +97,7 @@ impl Fragments {
 }
 
 /// A moment in seconds and 1/65536 of them.
-#[expect(clippy::cast_possible_truncation, reason = "seconds of 136 years, and a fraction below 1")]
+// Seconds of 136 years, and a fraction below 1.
 fn parts(nanos: u64) -> (u32, u16) {
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     (seconds as u32, ((rest << 16) / 1_000_000_000) as u16)

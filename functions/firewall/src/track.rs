@@ -122,9 +122,8 @@ const TICK_BITS: u32 = 27;
 /// A moment in ticks, modulo 2^32 (18 years).
 #[must_use]
 pub(crate) const fn ticks(now: u64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "moments are compared modulo 2^32")]
-    let ticks = (now >> TICK_BITS) as u32;
-    ticks
+    // Moments are compared modulo 2^32.
+    (now >> TICK_BITS) as u32
 }
 
 /// So many seconds in ticks. One tick more: the moment is rounded down, the timeout must not be shorter than asked.

@@ -422,7 +422,7 @@ impl Table {
         if mapping.address == 0 || !(new || mapping.flows == FIXED) {
             return Ok(None);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
+        // At most 255 external addresses.
         let outside = Outside { external: external as u16, port };
         self.insert(hash, key, place, outside, false, flags, now)?;
         Ok(Some(inside))
@@ -618,7 +618,7 @@ impl Table {
             let bits = (0..64).filter(move |bit| word >> bit & 1 == 1);
             bits.map(move |bit| n * 64 + bit)
         });
-        #[expect(clippy::cast_possible_truncation, reason = "it is less than PORTS")]
+        // It is less than PORTS.
         bits.map(|index| (index / PORTS, (index % PORTS) as u16)).collect()
     }
 
@@ -814,7 +814,7 @@ impl Table {
             expires: 0,
             port: outside.port,
             state: 0,
-            #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
+            // At most 255 external addresses.
             external: external as u8,
             difference: Difference::new(key.source(), (self.external[external], outside.port)),
         };
@@ -938,7 +938,7 @@ impl Table {
             }
             return Err(NoFlow::Ports(pool));
         };
-        #[expect(clippy::cast_possible_truncation, reason = "at most 255 external addresses")]
+        // At most 255 external addresses.
         Ok(Outside { external: external as u16, port })
     }
 

@@ -98,7 +98,7 @@ mod tests {
     impl Bucket {
         /// Whether the packet is green, and how far from the border the decision was, in tokens.
         fn offer(&mut self, now: u64, size: f64) -> (bool, f64) {
-            #[expect(clippy::cast_precision_loss, reason = "a reference within a tolerance")]
+            // A reference within a tolerance.
             let flowed = (now - self.last) as f64 * 1e-9 * self.rate;
             self.tokens = (self.tokens + flowed).min(self.burst);
             self.last = now;
@@ -126,8 +126,7 @@ mod tests {
             let mut now = start;
             for (gap, size) in packets {
                 // Around the time that a packet of half the size needs.
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                { now += (gap as f64 * 0.4 / rate * 1e9) as u64; }
+                now += (gap as f64 * 0.4 / rate * 1e9) as u64;
                 let result = meter.offer(full, Moment::from_nanos(now), size);
                 let (green, margin) = reference.offer(now, size.into());
                 // Close to the border rounding may decide; then both follow the meter.

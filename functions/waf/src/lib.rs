@@ -351,7 +351,7 @@ impl Waf {
         let mut count = 0;
         self.engine.look(text, &skip, |number| {
             if count < found.len() {
-                #[expect(clippy::cast_possible_truncation, reason = "at most RULES_MAX rules")]
+                // At most RULES_MAX rules.
                 let number = number as u16;
                 found[count] = number;
                 count += 1;

@@ -349,7 +349,7 @@ impl<'a> Packet<'a> {
         if bytes > self.headroom() {
             return Err(NoRoom);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most a room")]
+        // At most a room.
         let count = bytes as u32;
         self.descriptor.offset -= count;
         self.descriptor.length += count;
@@ -368,7 +368,7 @@ impl<'a> Packet<'a> {
         if bytes > self.len() || self.headroom() + bytes >= self.window.room_bytes() as usize {
             return Err(NoRoom);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most the length")]
+        // At most the length.
         let count = bytes as u32;
         self.descriptor.offset += count;
         self.descriptor.length -= count;
@@ -385,7 +385,7 @@ impl<'a> Packet<'a> {
         if bytes > self.window.room_bytes() as usize - self.headroom() {
             return Err(NoRoom);
         }
-        #[expect(clippy::cast_possible_truncation, reason = "at most a room")]
+        // At most a room.
         let count = bytes as u32;
         self.descriptor.length = count;
         self.write_descriptor();

@@ -246,7 +246,7 @@ impl State {
             count
         });
         assert!(self.names[at].get().1 == kind, "`{name}` cannot be both a counter and a gauge");
-        #[expect(clippy::cast_possible_truncation, reason = "below NAMES_MAX")]
+        // Below NAMES_MAX.
         Slot(at as u8)
     }
 

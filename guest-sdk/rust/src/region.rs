@@ -51,7 +51,7 @@ struct Shape {
 
 impl Shape {
     fn new(kind: &[u8; 8], name: &str, capacity: usize, sizes: [usize; 2]) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "no type has 4 GiB")]
+        // No type has 4 GiB.
         let sizes = sizes.map(|size| size as u32);
         Self { kind: *kind, name: fnv(name), capacity: capacity as u64, sizes }
     }

@@ -174,7 +174,7 @@ impl Passing {
                 self.turns.push(Turn { turn: turn + 1, part, last });
                 continue;
             }
-            #[expect(clippy::cast_possible_truncation, reason = "a room has at most 65,536 bytes")]
+            // A room has at most 65,536 bytes.
             let (offset, length) = (part.offset(), part.len() as u32);
             let event = match self.direction {
                 Direction::Request => Event::RequestBody { offset, length, last },

@@ -88,7 +88,7 @@ impl Pool {
         }
         let most = (POOL_MAX - BURST_AREA) / size;
         if rooms == 0 || rooms as usize > most {
-            #[expect(clippy::cast_possible_truncation, reason = "2 GiB / 512 fits")]
+            // 2 GiB / 512 fits.
             return Err(PoolError::Rooms { rooms, room_bytes, most: most as u32 });
         }
         // A window is a whole number of Wasm pages.
@@ -144,9 +144,8 @@ impl Pool {
     #[must_use]
     #[inline]
     pub fn available(&self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "at most `rooms`, a u32")]
-        let available = self.free.len() as u32;
-        available
+        // At most `rooms`, a u32.
+        self.free.len() as u32
     }
 
     /// Takes the buffer that was given back last, or `None` when all are out. Its bytes are as

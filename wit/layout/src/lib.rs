@@ -62,7 +62,6 @@ impl Descriptor {
     /// From its word.
     #[must_use]
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the word's halves")]
     pub const fn from_word(word: u64) -> Self {
         Self { offset: word as u32, length: (word >> 32) as u32 }
     }
@@ -165,7 +164,7 @@ impl Verdict {
     pub const fn decode(word: u32) -> Option<Self> {
         let argument = word >> 8;
         let small = argument <= 0xffff;
-        #[expect(clippy::cast_possible_truncation, reason = "guarded by `small`")]
+        // Guarded by `small`.
         let number = argument as u16;
         match word & 0xff {
             0 if argument == 0 => Some(Self::Next),

@@ -77,7 +77,7 @@ impl Groups {
         entries.retain(|entry| entry.high[field] >= at);
         let left = self.build(below, low, left_high, left_budget);
         let right = self.build(entries, right_low, high, budget - left_budget);
-        #[expect(clippy::cast_possible_truncation, reason = "one of four fields")]
+        // One of four fields.
         let field = field as u8;
         self.nodes[root as usize] = Node::Cut { field, cut: at, left, right };
         root

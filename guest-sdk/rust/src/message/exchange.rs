@@ -194,7 +194,7 @@ impl<'a, S> Exchange<'a, S> {
                 let (piece, after) = rest.split_at(rest.len().min(most));
                 let Some((at, room)) = take_room(self.window, piece.len()) else { break false };
                 room[..piece.len()].copy_from_slice(piece);
-                #[expect(clippy::cast_possible_truncation, reason = "at most a room")]
+                // At most a room.
                 body.push((at, piece.len() as u32));
                 rest = after;
             };

@@ -37,7 +37,7 @@ impl<'a> Piece<'a> {
     }
 
     pub(crate) fn new_length(&self) -> Option<u32> {
-        #[expect(clippy::cast_possible_truncation, reason = "a room is smaller")]
+        // A room is smaller.
         (self.len != self.was).then_some(self.len as u32)
     }
 

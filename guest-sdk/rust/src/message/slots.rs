@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn near_and_far_numbers_are_told_apart() {
         let mut slots = Slots::<u32>::default();
-        #[expect(clippy::cast_possible_truncation, reason = "it is 4096")]
+        // It is 4096.
         let near = NEAR as u32;
         let numbers = [7, 0, near - 1, near, near + 7, u32::MAX - 1];
         for number in numbers {

@@ -15,7 +15,7 @@ view! {
 }
 
 impl<T: AsRef<[u8]>> Ethernet<T> {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "what every view has")]
+    // Takes `self` and gives a `Result`, as every view does.
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -46,7 +46,7 @@ view! {
 }
 
 impl<T: AsRef<[u8]>> Vlan<T> {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "what every view has")]
+    // Takes `self` and gives a `Result`, as every view does.
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }

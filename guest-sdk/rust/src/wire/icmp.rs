@@ -20,7 +20,7 @@ view! {
 }
 
 impl<T: AsRef<[u8]>> Icmpv4<T> {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "what every view has")]
+    // Takes `self` and gives a `Result`, as every view does.
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -81,7 +81,7 @@ view! {
 }
 
 impl<T: AsRef<[u8]>> Icmpv6<T> {
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "what every view has")]
+    // Takes `self` and gives a `Result`, as every view does.
     fn check(&self) -> Result<(), Error> {
         Ok(())
     }

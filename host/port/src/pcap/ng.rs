@@ -290,11 +290,7 @@ impl Ng {
                 }
             });
         Ok(Interface {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "16 bits in the file"
-            )]
+            // 16 bits in the file.
             link_type: description.linktype.0 as u16,
             snap_length: description.snaplen,
             unit: Unit::new(description.if_tsresol),

@@ -378,7 +378,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
             copy(to, string);
             rest = behind;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "checked above")]
+        // Checked above.
         let (start, end) = (start as u16, end as u16);
         self.put(END, end);
         Ok(start)
@@ -389,7 +389,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
     fn set_string(&mut self, at: usize, string: &[u8]) -> Result<(), HeadFull> {
         let offset = self.append([string])?;
         self.put(at, offset);
-        #[expect(clippy::cast_possible_truncation, reason = "a longer one does not fit")]
+        // A longer one does not fit.
         self.put(at + 2, string.len() as u16);
         Ok(())
     }
@@ -414,7 +414,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
             return Err(HeadFull);
         }
         let offset = self.append([name, value])?;
-        #[expect(clippy::cast_possible_truncation, reason = "longer ones do not fit")]
+        // Longer ones do not fit.
         let (name, value) = (name.len() as u16, value.len() as u16);
         let places = [offset, name, offset + name, value].map(u16::to_le_bytes);
         self.0.as_mut()[at..at + ENTRY].copy_from_slice(places.as_flattened());
