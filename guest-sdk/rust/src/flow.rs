@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Most bytes of a key.
+/// Maximum size of a key, in bytes.
 const KEY_MAX: usize = 64;
 /// Words of 32 bits in such a key.
 const WORDS: usize = KEY_MAX / 4;

@@ -17,7 +17,7 @@ pub use crate::{debug, error, info, trace, warn};
 
 /// Counters and gauges are handed over when they are so old, in nanoseconds.
 const FLUSH_EVERY: u64 = 100_000_000;
-/// Most names of counters and gauges, by the contract.
+/// Maximum number of names of counters and gauges, by the contract.
 const NAMES_MAX: usize = 64;
 /// Longest name, by the contract.
 const NAME_MAX: usize = 64;

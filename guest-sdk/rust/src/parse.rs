@@ -63,7 +63,7 @@ const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 
-/// Most extension headers that are followed; no sane packet has more.
+/// Maximum number of extension headers that are followed; no sane packet has more.
 const EXTENSIONS_MAX: usize = 8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;

@@ -19,7 +19,7 @@ const ROOMS: u32 = 2048;
 /// How a replay is done.
 #[derive(Clone, Debug)]
 pub struct ReplayOptions {
-    /// Most packets of a burst.
+    /// Maximum number of packets in a burst.
     pub burst: usize,
     /// For hash seeds; a replay gives the same result each time.
     pub seed: u64,

@@ -87,7 +87,7 @@ pub struct LaneConfig {
     pub symmetric: bool,
     /// The time that functions are told.
     pub clock: Clock,
-    /// Most packets of a burst.
+    /// Maximum number of packets in a burst.
     pub burst: usize,
     /// For hash seeds.
     pub seed: u64,

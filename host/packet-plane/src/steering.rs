@@ -75,7 +75,7 @@ const NO_CHAIN: u16 = 0xfffb;
 const TAKEN: u16 = 0xfff0;
 /// A code point that no packet has: of the key under which an ICMP packet is known once it was looked into.
 const LOOKED_INTO: u8 = 0x80;
-/// Most verdicts for whole flows that are told apart; others count for their packet only.
+/// Maximum number of verdicts for whole flows that are told apart; others count for their packet only.
 const FINALS_MAX: usize = 4096;
 
 /// See the module.

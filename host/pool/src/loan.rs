@@ -29,7 +29,7 @@ impl RemoteRooms {
         Self { mapping, room_bytes }
     }
 
-    /// Most bytes of a packet that [`Self::place`] can place.
+    /// Maximum size of a packet, in bytes, that [`Self::place`] can place.
     #[must_use]
     #[inline]
     pub fn packet_max(&self) -> usize {

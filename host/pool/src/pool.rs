@@ -14,7 +14,7 @@ use crate::{BufferIndex, HugePages, Memory, PoolError};
 /// Smallest room, in bytes.
 const ROOM_MIN: usize = 512;
 
-/// Most bytes of a pool: half of what a 32-bit memory can address.
+/// Maximum size of a pool, in bytes: half of what a 32-bit memory can address.
 const POOL_MAX: usize = 2 << 30;
 
 /// What a pool is to be like.
@@ -133,7 +133,7 @@ impl Pool {
         self.room_bytes
     }
 
-    /// Most bytes of a packet that [`Self::place`] can place: a room less its headroom.
+    /// Maximum size of a packet, in bytes, that [`Self::place`] can place: a room less its headroom.
     #[must_use]
     #[inline]
     pub fn packet_max(&self) -> u32 {

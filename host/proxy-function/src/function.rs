@@ -29,9 +29,9 @@ pub struct ProxyConfig {
     pub deadline: Duration,
     /// Time for an exchange.
     pub timeout: Duration,
-    /// Most instances at a time.
+    /// Maximum number of instances at a time.
     pub instances: u32,
-    /// Most exchanges that one serves, one after the other.
+    /// Maximum number of exchanges that one serves, one after the other.
     pub requests_per_instance: u32,
     /// How long one that serves nobody is kept.
     pub instance_idle: Duration,

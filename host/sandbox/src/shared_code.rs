@@ -14,7 +14,7 @@ use wasmtime::component::Component;
 
 use crate::compile::{CompileError, Compiled, Sandbox};
 
-/// Most bytes of machine code that is taken.
+/// Maximum size of machine code that is taken, in bytes.
 pub(crate) const CODE_MAX: usize = 1 << 30;
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> CompileError {

@@ -167,7 +167,7 @@ pub struct FunctionUse {
     /// Time that an exchange may take in all, for functions of the world `wasi:http/proxy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
-    /// Most instances at a time on each thread of the gateway, for functions of the world `wasi:http/proxy`: each exchange has one.
+    /// Maximum number of instances at a time on each thread of the gateway, for functions of the world `wasi:http/proxy`: each exchange has one.
     #[serde(
         default,
         deserialize_with = "crate::text::whole",
@@ -175,7 +175,7 @@ pub struct FunctionUse {
     )]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
     pub instances: Option<u32>,
-    /// Most requests that an instance serves, one after the other, for functions of the world `wasi:http/proxy`. What the instance keeps
+    /// Maximum number of requests that an instance serves, one after the other, for functions of the world `wasi:http/proxy`. What the instance keeps
     /// between them is the next one's to see.
     #[serde(
         default,

@@ -69,7 +69,7 @@ pub struct Manifest {
     /// What happens to packets when it faults, if the chain does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_fault: Option<OnFault>,
-    /// Most requests that an instance serves, one after the other, if the chain does not say: for functions of the world
+    /// Maximum number of requests that an instance serves, one after the other, if the chain does not say: for functions of the world
     /// `wasi:http/proxy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]

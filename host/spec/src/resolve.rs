@@ -51,9 +51,9 @@ pub struct ResolvedFunction {
     pub deadline: Period,
     /// Time that an exchange may take, if it is of the world `wasi:http/proxy`.
     pub timeout: Period,
-    /// Most instances at a time on a thread, if it is of that world.
+    /// Maximum number of instances at a time on a thread, if it is of that world.
     pub instances: u32,
-    /// Most requests that an instance serves, one after the other, if it is of that world.
+    /// Maximum number of requests that an instance serves, one after the other, if it is of that world.
     pub requests_per_instance: u32,
     /// How long an instance that serves nobody is kept, if it serves several.
     pub instance_idle: Period,

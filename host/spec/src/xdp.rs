@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::invalid::Invalid;
 use crate::text::deserialize_text;
 
-/// Most packets that a port's `leave` and `claim` name together.
+/// Maximum number of packets that a port's `leave` and `claim` name together.
 const MATCHES_MAX: usize = 16;
 /// Numbers of VLANs are less.
 const VLAN_END: u16 = 4095;

@@ -29,7 +29,7 @@ pub(crate) const IPV6: u16 = 0x86dd;
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
-/// Most extension headers that are followed; no sane packet has more.
+/// Maximum number of extension headers that are followed; no sane packet has more.
 const EXTENSIONS_MAX: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;

@@ -85,7 +85,7 @@ impl XdpConfig {
         Some(rules)
     }
 
-    /// Most rules, `leave` and `claim` together.
+    /// Maximum number of rules, `leave` and `claim` together.
     pub const RULES_MAX: usize = RULES_MAX;
 }
 

@@ -6,7 +6,7 @@
 
 pub mod message;
 
-/// Most packets in one burst.
+/// Maximum number of packets in one burst.
 pub const BURST_MAX: usize = 256;
 /// Bytes of the burst area at the window's start.
 pub const BURST_AREA: usize = 0x1_0000;
@@ -26,7 +26,7 @@ pub const PAGE: usize = 4096;
 pub const WASM_PAGE: usize = 0x1_0000;
 /// Bytes kept free in front of a packet when a port places it.
 pub const HEADROOM: usize = 128;
-/// Most functions in one chain.
+/// Maximum number of functions in one chain.
 pub const FUNCTIONS_MAX: usize = 64;
 
 /// Metadata flag: the packet travels in the chain's reverse direction.

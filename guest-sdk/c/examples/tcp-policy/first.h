@@ -5,7 +5,7 @@
 
 #include <weir/host.h>
 
-/* Most bytes that are looked at: a ClientHello of one record's size. */
+/* Maximum number of bytes that are looked at: a ClientHello of one record's size. */
 #define FIRST_MAX (16 * 1024 + 5)
 
 /* Protocols that begin in a way of their own, and all others. */

@@ -9,7 +9,7 @@
 #include "limits.h"
 #include "rules.h"
 
-/* Most pieces that are held: each takes a room, however short it is. */
+/* Maximum number of pieces that are held: each takes a room, however short it is. */
 #define PIECES_MAX 32
 
 static rules policy = {.allow_by_default = true};

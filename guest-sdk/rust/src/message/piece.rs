@@ -72,7 +72,7 @@ impl<'a> Piece<'a> {
         self.last
     }
 
-    /// Most bytes that it can have.
+    /// Maximum size, in bytes.
     #[must_use]
     #[inline]
     pub fn capacity(&self) -> usize {

@@ -32,7 +32,7 @@ pub(crate) struct TestHost {
     pub(crate) free: Vec<u32>,
     /// Rooms that the function owns.
     pub(crate) owned: BTreeSet<u32>,
-    /// Most of them.
+    /// Maximum number of rooms that it may own.
     pub(crate) share: usize,
     pub(crate) ports: usize,
     pub(crate) functions: usize,

@@ -170,7 +170,7 @@ impl<H: Handler> Exchanging<H> {
         self.on_call = Box::new(answer);
     }
 
-    /// Most bytes of a piece that the harness gives.
+    /// Maximum size of a piece that the harness gives, in bytes.
     pub fn set_piece_bytes(&mut self, bytes: usize) {
         self.piece_bytes = bytes;
     }

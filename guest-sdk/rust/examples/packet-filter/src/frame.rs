@@ -5,7 +5,7 @@ const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
 /// What stands for the ports of a packet that has none: no rule with ports has it.
 pub(crate) const NO_PORT: u32 = 0x1_0000;
-/// Most extension headers that are walked.
+/// Maximum number of extension headers that are walked.
 const EXTENSIONS_MAX: usize = 8;
 
 /// Source and destination.
