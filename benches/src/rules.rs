@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
+use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED, octets};
 
 /// Numbers that look random (SplitMix64, Steele et al., OOPSLA 2014).
 pub struct Numbers(u64);
@@ -146,12 +146,5 @@ fn key(numbers: &mut Numbers, rule: Option<&Rule>) -> Key {
         ethertype: if v4 { 0x0800 } else { 0x86dd },
         port: 0,
         macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
-    }
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weir_sdk::config::decimal;
+use weir_sdk::config::{decimal, text};
 
 use crate::classifier::{Address, Area, Classifier, Fields, NO_RULE, Prefix};
 
@@ -373,16 +373,6 @@ fn list<T>(
         })
         .collect::<Result<_, _>>()
         .map(Some)
-}
-
-/// A string, or a number as a string.
-fn text(key: &str, value: Option<&Value>) -> Result<Option<String>, String> {
-    match value {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(other) => Err(format!("{key}: {other} is neither a string nor a number")),
-    }
 }
 
 fn wrong(key: &str, found: Option<&str>, wanted: &str) -> String {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weir_sdk::config::decimal;
+use weir_sdk::config::{decimal, text};
 
 use crate::meter::Meter;
 use crate::units::{self, Unit};
@@ -187,16 +187,6 @@ fn first(address: IpAddr, length: u8) -> IpAddr {
             let rest = u128::MAX.checked_shr(length.into()).unwrap_or(0);
             IpAddr::from((a.to_bits() & !rest).to_be_bytes())
         }
-    }
-}
-
-/// A string, or a number as a string.
-fn text(key: &str, value: Option<&Value>) -> Result<Option<String>, String> {
-    match value {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(other) => Err(format!("{key}: {other} is neither a string nor a number")),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
 
 pub use weir_layout::message::{HOP_FIELDS, is_hop_field};
 
@@ -33,6 +34,19 @@ pub const EMPTY: &str = "the list is empty, which is for none: leave it out for 
 #[must_use]
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
     if text.bytes().all(|c| c.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// A string, or a number as a string: for keys with values such as `"10Mbit"` and `443`.
+///
+/// # Errors
+/// When it is neither; they begin with the key.
+pub fn text(key: &str, value: Option<&Value>) -> Result<Option<String>, String> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Number(number)) => Ok(Some(number.to_string())),
+        Some(other) => Err(format!("{key}: {other} is neither a string nor a number")),
+    }
 }
 
 /// A MAC such as `aa:bb:cc:dd:ee:ff`.
@@ -103,6 +117,14 @@ mod tests {
         for text in ["", "+2:00:00:00:00:09", "02:00:00:00:00", "02:00:00:00:00:09:00"] {
             assert_eq!(mac(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_may_stand_for_a_text() {
+        assert_eq!(text("a", None), Ok(None));
+        assert_eq!(text("a", Some(&Value::from("1Mbit"))), Ok(Some("1Mbit".into())));
+        assert_eq!(text("a", Some(&Value::from(443))), Ok(Some("443".into())));
+        assert!(text("a", Some(&Value::from(true))).unwrap_err().starts_with("a: true is"));
     }
 
     #[test]

@@ -54,14 +54,6 @@ pub struct Project {
     pub files: Vec<String>,
 }
 
-const fn plane_name(plane: Plane) -> &'static str {
-    match plane {
-        Plane::Packet => "packet",
-        Plane::Message => "message",
-        Plane::Both => "both",
-    }
-}
-
 /// The languages with their planes.
 #[must_use]
 pub fn languages() -> BTreeMap<&'static str, Vec<&'static str>> {
@@ -122,8 +114,8 @@ pub fn write(directory: &Path, language: &str, plane: Plane) -> Result<Project> 
     let language = alias.map_or(lower.as_str(), |(_, language)| *language);
     let offer = languages();
     let planes = offer.get(language);
-    if planes.is_none_or(|planes| !planes.contains(&plane_name(plane))) {
-        let plane = plane_name(plane);
+    if planes.is_none_or(|planes| !planes.contains(&plane.as_str())) {
+        let plane = plane.as_str();
         let what = match planes {
             None => format!("no template for the language {language:?}"),
             Some(_) => format!("no template for {plane} functions in {language}"),
@@ -180,7 +172,7 @@ fn sdks(language: &str) -> impl Iterator<Item = &'static str> {
 
 impl Project {
     fn write_template(&mut self, snake: &str) -> Result<()> {
-        let from = format!("{}/template/{}/", self.language, plane_name(self.plane));
+        let from = format!("{}/template/{}/", self.language, self.plane.as_str());
         for file in FILES {
             let Some(path) = file.path.strip_prefix(&from) else { continue };
             let filled = |text: &str| {

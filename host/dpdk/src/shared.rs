@@ -330,8 +330,8 @@ impl SharedDevice {
             let mut freed = 0;
             while freed < most {
                 let (mut said, frames) = (sys::Said::default(), frames.as_mut_ptr());
-                // SAFETY: [Q] and [P]: started, and nobody uses its queues: it was not said yet that it is started, the gates are closed, or the one port is the caller.
-                // There is room for a burst of frames and of packets.
+                // SAFETY: [Q] and [P]: started, and nobody uses its queues: it was not said yet that it is started, the gates are
+                // closed, or the one port is the caller. There is room for a burst of frames and of packets.
                 let (came, count) = unsafe {
                     let (number, packets) = (self.device.number, packets.as_mut_ptr());
                     let count = sys::weir_dpdk_receive(number, *queue, frames, sys::BURST as u16);

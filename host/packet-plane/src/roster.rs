@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use crate::lane::{Lane, Turn};
+use crate::lane::{Lane, Turn, earlier};
 use crate::station::Station;
 
 /// How long a lane goes on being asked when there is nothing: about as long as falling asleep and being woken takes, so that
@@ -262,12 +262,5 @@ impl Roster {
             rang = true;
         }
         rang
-    }
-}
-
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
     }
 }

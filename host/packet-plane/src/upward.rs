@@ -1,10 +1,10 @@
 //! What at the end of a chain is for this machine's own stack, where the message plane goes on.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use weir_pool::Packet;
-use weir_steering::Key;
+use weir_steering::{Key, octets};
 
 use crate::context::{Context, FROM, copy_of};
 use crate::counters::DropReason;
@@ -132,13 +132,6 @@ impl Context {
         if let Err(error) = self.ports[FROM].send(&mut self.pool, &mut self.burst) {
             self.port_errors.push(error);
         }
-    }
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
     }
 }
 

@@ -40,6 +40,18 @@ pub enum Plane {
     Both,
 }
 
+impl Plane {
+    /// As files and reports write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::Message => "message",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// What a function may do with packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,5 +1,7 @@
 //! What steering rules look at, read from a frame once.
 
+use std::net::IpAddr;
+
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::affinity::{ICMP, ICMPV6};
@@ -7,6 +9,15 @@ use crate::frame::{ETHERNET_HEADER, Flow, IPV4, IPV6, behind_tags, plain};
 
 /// [`Key::vlan`] of a frame without a tag.
 pub const UNTAGGED: u16 = u16::MAX;
+
+/// An address as a [`Key`] has it: IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+#[must_use]
+pub const fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
 
 /// Everything of a packet that rules look at, and by which its flow is told from others. One direction only: see
 /// [`Key::reversed`].

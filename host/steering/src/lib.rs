@@ -27,7 +27,7 @@ pub use affinity::{affinity, affinity_hash, quoted};
 pub use cache::{FlowCache, Way};
 pub use covered::{Covered, covered};
 pub use hash::flow_hash;
-pub use key::{Key, UNTAGGED};
+pub use key::{Key, UNTAGGED, octets};
 pub use pattern::Masked;
 pub use placement::{Fit, PARTS_MAX, Why, fits};
 pub use rule::{Ports, Prefix, Rule, Target};

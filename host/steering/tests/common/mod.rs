@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use weir_steering::{Key, Ports, Prefix, Rule, Target, UNTAGGED};
+use weir_steering::{Key, Ports, Prefix, Rule, Target, UNTAGGED, octets};
 
 pub(crate) fn scan(rules: &[Rule], key: &Key) -> Option<(u32, Target)> {
     let found = rules.iter().position(|rule| rule.matches(key))?;
@@ -75,13 +75,6 @@ prop_compose! {
             port, vlan, ethertype, source_mac, destination_mac, source, destination, protocol,
             source_ports, destination_ports, dscp, target,
         }
-    }
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
     }
 }
 

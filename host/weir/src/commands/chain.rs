@@ -9,7 +9,7 @@ use weir_control::api::List;
 use weir_control::{Applied, ChainView, Pushed};
 use weir_spec::{Chain, Document, Invalid, Name};
 
-use super::{function, or_dash, plane};
+use super::{function, or_dash};
 use crate::cli::ChainCommand;
 use crate::client::{Client, Refused};
 use crate::render::{self, Output};
@@ -126,7 +126,7 @@ fn show(view: &ChainView) -> String {
     let mut text = render::facts(&[
         ("name", chain.name.to_string()),
         ("tenant", or_dash(chain.tenant.as_ref())),
-        ("plane", plane(chain.plane()).to_owned()),
+        ("plane", chain.plane().as_str().to_owned()),
         ("from", or_dash(chain.from.as_ref())),
         ("to", or_dash(chain.to.as_ref())),
         ("symmetric", if chain.symmetric { "yes" } else { "no" }.to_owned()),

@@ -237,15 +237,6 @@ fn counts<'a>(all: impl IntoIterator<Item = (&'a String, &'a u64)>) -> String {
     if text.is_empty() { "-".to_owned() } else { text.join(" ") }
 }
 
-/// A plane's name.
-const fn plane(plane: Plane) -> &'static str {
-    match plane {
-        Plane::Packet => "packet",
-        Plane::Message => "message",
-        Plane::Both => "both",
-    }
-}
-
 /// Where code that was compiled is kept, for `--cache`.
 fn kept_code(directory: PathBuf) -> CodeCache {
     CodeCache::new(directory, weir_spec::Store::default().compiled.get(), 0)
