@@ -433,7 +433,7 @@ impl Control {
         };
         let damaged = |id: &ChainId| self.failed().get(id).is_some_and(|failure| failure.damaged);
         for (id, record) in state.chains.iter().filter(|(id, _)| id.tenant == *tenant) {
-            if damaged(id) && has(record) && self.restore_chain(id) {
+            if damaged(id) && has(record) && self.restore_chain(id, None) {
                 let message = format!("chain {} was deployed: its Wasm is whole again", id.name);
                 self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
             }
