@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,11 @@ const RESTORED_AT_ONCE: usize = 16;
 /// Why a chain does not run whose turn is still to come.
 const NOT_YET: &str = "it is not deployed yet: the host is starting";
 
+/// Pauses before chains are tried again for which the machine had no memory, processes or threads: the first, and the longest, each twice
+/// as long as the one before.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_AT_LEAST: Duration = Duration::from_secs(512);
+
 /// Why a chain that is stored does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -36,11 +42,13 @@ pub(crate) struct Failure {
     waits_for: Option<Name>,
     /// Wasm of its functions is not what was stored; when that is pushed again, the chain is deployed.
     damaged: bool,
+    /// It is the machine that lacks something, which may be there later.
+    passes: bool,
 }
 
 impl Failure {
     fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), waits_for: None, damaged: false }
+        Self { why: why.into(), waits_for: None, damaged: false, passes: false }
     }
 
     /// It is deployed once more when this port is there again, unless it waits for another one.
@@ -58,19 +66,21 @@ impl Failure {
 
 impl From<&ControlError> for Failure {
     fn from(error: &ControlError) -> Self {
-        fn no_port(error: &EngineError) -> Option<Failure> {
+        fn of(error: &EngineError) -> Failure {
             match error {
-                EngineError::NoPort { port, message } => Some(Failure::waiting(port, message)),
-                EngineError::Lost(error) => no_port(error),
-                _ => None,
+                EngineError::NoPort { port, message } => Failure::waiting(port, message),
+                EngineError::Exhausted(why) => Failure { passes: true, ..Failure::new(why) },
+                EngineError::Lost(error) => of(error),
+                error => Failure::new(error.to_string()),
             }
         }
-        let waiting = match error {
-            ControlError::Engine(error) => no_port(error),
-            _ => None,
-        };
-        let damaged = matches!(error, ControlError::Store(StoreError::Blob(_)));
-        waiting.unwrap_or_else(|| Self { damaged, ..Self::new(error.to_string()) })
+        match error {
+            ControlError::Engine(error) => of(error),
+            ControlError::Store(StoreError::Blob(_)) => {
+                Self { damaged: true, ..Self::new(error.to_string()) }
+            }
+            error => Self::new(error.to_string()),
+        }
     }
 }
 
@@ -364,6 +374,29 @@ impl Control {
             work();
         });
         self.warn_of_listeners_without_chains();
+    }
+
+    /// Behind [`Self::restore`]: tries again what the machine had no memory, processes or threads for, more and more seldom, and comes back
+    /// when all of it runs, or the host stops.
+    pub fn restore_again(&self) {
+        let mut pause = AGAIN_AFTER;
+        loop {
+            let failed = self.failed().clone();
+            let again: Vec<_> = failed.iter().filter(|(_, failure)| failure.passes).collect();
+            if again.is_empty() || self.takes_changes().is_err() {
+                return;
+            }
+            std::thread::sleep(pause);
+            for (id, _) in again {
+                if self.restore_chain(id, None) {
+                    let message =
+                        format!("chain {} was deployed: what it lacked is there", id.name);
+                    let kind = EventKind::ChainApplied;
+                    self.events.emit(kind, Some(&id.tenant), id.name.as_str(), message);
+                }
+            }
+            pause = (pause * 2).min(AGAIN_AT_LEAST);
+        }
     }
 
     /// A name that is mistyped in the configuration is that of a chain that does not come.

@@ -169,11 +169,19 @@ pub struct Refused {
     pub world: Option<World>,
     /// What it imports, as far as it could be read.
     pub imports: Vec<String>,
+    /// Nobody has looked at it, or not to the end, which may be for want of memory, time or processes: it is not known whether it may run.
+    #[serde(skip)]
+    pub unknown: bool,
 }
 
 impl Refused {
     pub(crate) fn because(reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], ..Self::default() }
+    }
+
+    /// It is not known whether it may run, for this reason.
+    pub(crate) fn unknown(reason: impl Into<String>) -> Self {
+        Self { unknown: true, ..Self::because(reason) }
     }
 
     /// The same with no more of each reason than somebody reads: they name what the upload names.

@@ -1,4 +1,4 @@
-//! Machine code on disk: one file for each component, bounded in bytes.
+//! Machine code on disk, one file for each component, and what was found of uploads; all together bounded in bytes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -13,10 +13,11 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// Bytes behind the code in a file: the SHA-256 of it.
+/// Bytes behind the content of a file: the SHA-256 of it.
 const SUM: usize = 32;
 
-/// Where compiled code is kept from one start to the next. What was used longest ago goes first when there is too much.
+/// Where compiled code, and what was found of uploads, is kept from one start to the next. What was used longest ago goes first when there is
+/// too much.
 #[derive(Clone, Debug)]
 pub struct CodeCache {
     /// Must be writable by nobody else, because what lies there is executed.
@@ -76,14 +77,34 @@ impl CodeCache {
         None
     }
 
-    /// Keeps a component's code: there whole or not at all, whoever else writes the same, and whether the machine goes on or not. Without it
-    /// the component is compiled again at the next start. The answer is whether it is there.
-    pub(crate) fn keep(&self, name: &str, code: &[u8]) -> bool {
+    /// Reads what [`Self::keep`] kept, of at most so many bytes. What cannot be read, or is not what was written, is not there.
+    pub(crate) fn read(&self, name: &str, most: usize) -> Option<Vec<u8>> {
+        let path = self.directory.join(name);
+        let file = File::open(&path).ok()?;
+        let mut content = Vec::new();
+        let read = (&file).take((most + SUM) as u64 + 1).read_to_end(&mut content);
+        let length = content.len().checked_sub(SUM).filter(|length| *length <= most);
+        let whole = length.filter(|length| {
+            read.is_ok() && Sha256::digest(&content[..*length])[..] == content[*length..]
+        });
+        let Some(length) = whole else {
+            tracing::warn!(path = %path.display(), "what was kept is unusable, and is found anew");
+            return None;
+        };
+        content.truncate(length);
+        // As above.
+        drop(file.set_modified(SystemTime::now()));
+        Some(content)
+    }
+
+    /// Keeps a component's code, or what was found of an upload: there whole or not at all, whoever else writes the same, and whether the
+    /// machine goes on or not. Without it that is done again at the next start. The answer is whether it is there.
+    pub(crate) fn keep(&self, name: &str, content: &[u8]) -> bool {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
-        let bytes = (code.len() + SUM) as u64;
+        let bytes = (content.len() + SUM) as u64;
         if !self.make_room(&path, bytes, || self.free()) {
-            tracing::warn!(path = %path.display(), "compiled code is not kept: the disk is nearly full");
+            tracing::warn!(path = %path.display(), "not kept for the next start: the disk is nearly full");
             return false;
         }
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -96,14 +117,14 @@ impl CodeCache {
             .open(&partial)
             // On disk before it has its name, or a power loss could leave the name with something else behind it.
             .and_then(|mut file| {
-                file.write_all(code)?;
-                file.write_all(&Sha256::digest(code))?;
+                file.write_all(content)?;
+                file.write_all(&Sha256::digest(content))?;
                 file.sync_all()
             })
             .and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = &written {
             drop(fs::remove_file(&partial));
-            tracing::warn!(path = %path.display(), "compiled code is not kept: {error}");
+            tracing::warn!(path = %path.display(), "not kept for the next start: {error}");
         }
         self.prune(&path);
         written.is_ok()

@@ -10,6 +10,7 @@ use wasmtime::{Config, Engine, Store};
 
 use crate::admissions::Admissions;
 use crate::admit::{Admitted, Refused};
+use crate::answers::Answers;
 use crate::code_cache::CodeCache;
 use crate::compiler::{Compiler, run_child};
 use crate::function_cache::{self, FunctionCache, Hash, Known, PIECES_MAX, Pieces};
@@ -32,7 +33,7 @@ const LOADED_MAX: usize = 64 << 20;
 /// How to set up a [`Sandbox`].
 #[derive(Clone, Debug, Default)]
 pub struct SandboxConfig {
-    /// Where compiled code is kept. None: in memory only.
+    /// Where compiled code is kept, and what children found of uploads. None: in memory only.
     pub cache: Option<CodeCache>,
     /// Who compiles components that tenants uploaded.
     pub compiler: Compiler,
@@ -121,6 +122,7 @@ impl Sandbox {
             })?;
         }
         let compatibility = compatibility(&engine);
+        let admissions = Admissions::new(Answers::new(&config));
         Ok(Self {
             engine,
             ticker,
@@ -130,7 +132,7 @@ impl Sandbox {
             known: Known::default(),
             loaded: Mutex::default(),
             serving: OnceLock::new(),
-            admissions: Admissions::default(),
+            admissions,
             shared: SharedCode::default(),
         })
     }
@@ -226,12 +228,20 @@ impl Sandbox {
     }
 
     /// As [`crate::admit`], once for all chains that use the upload: they share its bytes. The configured [`Compiler`] looks at it: what a
-    /// component takes to validate is its author's to say.
+    /// component takes to validate is its author's to say. What a child finds is kept on disk, as compiled code is.
     ///
     /// # Errors
     /// As [`crate::admit`], and when that takes too long or too much memory.
     pub fn admit(&self, upload: &[u8]) -> Result<Arc<Admitted>, Refused> {
         self.admissions.admit(&self.config.compiler, upload)
+    }
+
+    /// The same for an upload of which nobody has said yet that there is room for it: nothing is kept on disk.
+    ///
+    /// # Errors
+    /// As for [`Self::admit`].
+    pub fn look_at(&self, upload: &[u8]) -> Result<Arc<Admitted>, Refused> {
+        self.admissions.look_at(&self.config.compiler, upload)
     }
 
     /// Machine code for a component that a tenant uploaded; `hash` is its SHA-256. Compiled by
@@ -450,7 +460,7 @@ fn compatibility(engine: &Engine) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

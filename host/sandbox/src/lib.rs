@@ -21,6 +21,7 @@
 
 mod admissions;
 mod admit;
+mod answers;
 mod code_cache;
 mod compile;
 mod compiler;

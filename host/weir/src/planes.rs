@@ -17,7 +17,7 @@ use weir_spec::{
     TapRequest, TraceRequest,
 };
 
-use crate::engine::PlaneEngine;
+use crate::engine::{PlaneEngine, admit};
 use crate::messages::Messages;
 use crate::nics::InUse;
 use crate::told::Told;
@@ -84,7 +84,7 @@ impl Engine for Planes {
         let refused = |error: &dyn std::fmt::Display| EngineError::Refused(error.to_string());
         let admitted = self.sandbox.admit(wasm).map_err(|error| refused(&error))?;
         if !admitted.world.of_messages() {
-            return self.packets.compile(wasm);
+            return self.packets.compile(&admitted);
         }
         let started = Instant::now();
         let compiled = self.messages.compile(&admitted);
@@ -298,10 +298,7 @@ impl Planes {
     /// The place of the first function that is for messages; behind the last if none is.
     fn first_of_messages(&self, functions: &[ResolvedFunction]) -> Result<usize, EngineError> {
         for (place, function) in functions.iter().enumerate() {
-            let admitted = self.sandbox.admit(&function.wasm).map_err(|refused| {
-                EngineError::Refused(format!("function {}: {refused}", function.label))
-            })?;
-            if admitted.world.of_messages() {
+            if admit(&self.sandbox, function)?.world.of_messages() {
                 return Ok(place);
             }
         }

@@ -1,4 +1,6 @@
-//! Chains whose ports are down wait, and come with them.
+//! Chains whose ports are down wait, and come with them; those that lack something else of the machine are tried again.
+
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -15,7 +17,7 @@ async fn fails_with(host: &Host, chain: &str, expected: Value) {
         if failed == expected {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("chain {chain}: {failed}, not {expected}");
 }
@@ -124,4 +126,46 @@ async fn chains_on_a_port_that_was_away_are_deployed_anew() {
     let other = json!({"name": "d", "from": "in", "to": "out", "function": [{"use": "f"}]});
     assert_eq!(host.ask("PUT", "/v1/chains/d", Some(other)).await.status, StatusCode::OK);
     assert_eq!(host.engine.calls(), ["deploy default/d f@2.0.0"]);
+}
+
+#[tokio::test]
+async fn what_the_machine_lacked_something_for_at_the_start_is_tried_again() {
+    let host = Host::new();
+    host.with_chains(&["a", "b", "c"]).await;
+    let host = host.restart_only();
+    let lacks = || EngineError::Exhausted("no process can be had".into());
+    for _ in 0..3 {
+        host.engine.fail("deploy default/a", lacks());
+    }
+    host.engine.fail("deploy default/b", EngineError::Lost(Box::new(lacks())));
+    host.engine.fail("deploy default/c", EngineError::Refused("no".into()));
+    let host = host.restored();
+    for (chain, why) in
+        [("a", "no process can be had"), ("b", "no process can be had"), ("c", "no")]
+    {
+        fails_with(&host, chain, json!(why)).await;
+    }
+    host.engine.calls();
+    let begun = Instant::now();
+    // It comes back although one stays down.
+    std::thread::scope(|scope| scope.spawn(|| host.control.restore_again()).join()).unwrap();
+    fails_with(&host, "a", json!(null)).await;
+    fails_with(&host, "b", json!(null)).await;
+    fails_with(&host, "c", json!("no")).await;
+    let (a, b) = ("deploy default/a f@1.0.0", "deploy default/b f@1.0.0");
+    assert_eq!(host.engine.calls(), [a, b, a, a]);
+    let pauses = Duration::from_secs(1 + 2 + 4);
+    assert!(begun.elapsed() >= pauses, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_host_that_stops_tries_nothing_again() {
+    let host = Host::new();
+    host.with_chains(&["a"]).await;
+    let host = host.restart_only();
+    host.engine.fail("deploy default/a", EngineError::Exhausted("no process".into()));
+    let host = host.restored();
+    let _ = host.control.drain(Duration::ZERO);
+    std::thread::scope(|scope| scope.spawn(|| host.control.restore_again()).join()).unwrap();
+    assert_eq!(host.engine.asked("deploy default/a"), 1);
 }

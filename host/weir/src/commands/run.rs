@@ -270,10 +270,19 @@ fn readiness(control: &Control) -> String {
     format!("READY=1\nSTATUS=started without ports that were down: {down}")
 }
 
-/// Deploys the chains that the store holds.
+/// Deploys the chains that the store holds. What the machine lacks something for is tried again behind that, and not waited for.
 async fn restore(control: &Arc<Control>) -> Result<()> {
     let control = Arc::clone(control);
-    aside("weir-restore", move || control.restore()).await
+    let (done, is_done) = oneshot::channel();
+    let deploy = move || {
+        control.restore();
+        // Nobody may wait for it any more.
+        let _ = done.send(());
+        control.restore_again();
+    };
+    let thread = std::thread::Builder::new().name("weir-restore".to_owned());
+    thread.spawn(deploy).context("starting a thread")?;
+    is_done.await.context("the thread weir-restore ended in a bug")
 }
 
 async fn drain(control: &Arc<Control>) {

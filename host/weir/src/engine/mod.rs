@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use weir_chain::ChainError;
 use weir_control::engine::{ChainId, Drained, EngineError, EventSink, Published, TrialKind, Way};
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
-use weir_sandbox::{Admitted, Given, InstanceError, Sandbox, Telemetry};
+use weir_sandbox::{Admitted, CompileError, Given, InstanceError, Sandbox, Telemetry};
 use weir_spec::{Chain, CheckReport, HostConfig, Name, ResolvedFunction};
 
 use self::keeper::Keeper;
@@ -98,18 +98,23 @@ impl PlaneEngine {
         lane: usize,
         telemetry: Arc<Telemetry>,
     ) -> Result<FunctionPlan, EngineError> {
-        let admitted = self.admit(function)?;
+        let admitted = admit(&self.plane.sandbox, function)?;
         let mut plan = weir_assembly::function_plan(function, admitted, telemetry, lane);
         let targets = function.targets.iter();
         plan.targets = targets.map(|chain| chains::lane_key(tenant, chain)).collect();
         Ok(plan)
     }
+}
 
-    fn admit(&self, function: &ResolvedFunction) -> Result<Arc<Admitted>, EngineError> {
-        self.plane.sandbox.admit(&function.wasm).map_err(|refused| {
-            EngineError::Refused(format!("function {}: {refused}", function.label))
-        })
-    }
+/// Looks at a function of a chain. What is not known now may be known later.
+pub(crate) fn admit(
+    sandbox: &Sandbox,
+    function: &ResolvedFunction,
+) -> Result<Arc<Admitted>, EngineError> {
+    sandbox.admit(&function.wasm).map_err(|refused| {
+        let told = format!("function {}: {refused}", function.label);
+        if refused.unknown { EngineError::Exhausted(told) } else { EngineError::Refused(told) }
+    })
 }
 
 fn refused(error: PlaneError) -> EngineError {
@@ -119,7 +124,14 @@ fn refused(error: PlaneError) -> EngineError {
             what: Given::Configuration,
             message,
         })) => EngineError::Configuration { function: name, message },
-        PlaneError::Pool(_) | PlaneError::Share(_) => EngineError::Exhausted(error.to_string()),
+        PlaneError::Pool(_)
+        | PlaneError::Share(_)
+        | PlaneError::Chain(
+            ChainError::Link(CompileError::Io { .. })
+            | ChainError::Instance(InstanceError::Compile {
+                source: CompileError::Io { .. }, ..
+            }),
+        ) => EngineError::Exhausted(error.to_string()),
         PlaneError::Trial(_) => EngineError::Conflict(error.to_string()),
         PlaneError::Port(_) | PlaneError::Chain(_) | PlaneError::NoFunction(_) => {
             EngineError::Refused(error.to_string())
@@ -153,15 +165,13 @@ impl PlaneEngine {
         weir_assembly::check_in(&self.plane.sandbox, wasm)
     }
 
-    pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {
+    pub(crate) fn compile(&self, admitted: &Admitted) -> Result<Duration, EngineError> {
         let started = Instant::now();
-        let refused = |error: &dyn std::fmt::Display| EngineError::Refused(error.to_string());
-        let admitted = self.plane.sandbox.admit(wasm).map_err(|error| refused(&error))?;
-        let manifest = weir_assembly::manifest_of("the upload", &admitted).ok();
+        let manifest = weir_assembly::manifest_of("the upload", admitted).ok();
         let access = manifest.and_then(|manifest| manifest.access).unwrap_or_default();
         let writes = access == weir_spec::Access::ReadWrite;
-        weir_chain::compile_upload(&self.plane.sandbox, &admitted, writes)
-            .map_err(|error| refused(&error))?;
+        weir_chain::compile_upload(&self.plane.sandbox, admitted, writes)
+            .map_err(|error| EngineError::Refused(error.to_string()))?;
         Ok(started.elapsed())
     }
 

@@ -21,6 +21,7 @@ use super::listeners::{Make, Parts, Seen, config};
 use super::parts::{At, Deployed, Made, MadeReady, Part, Place, Tallies, Trial};
 use super::process::Itself;
 use super::{Messages, refused};
+use crate::engine::admit;
 use crate::telemetries::shadow_of;
 
 /// Rooms of the pool over which a chain without a listener is tried out.
@@ -554,22 +555,13 @@ impl Messages {
         telemetry: Arc<Telemetry>,
         counters: Arc<FunctionCounters>,
     ) -> Result<FunctionPlan, EngineError> {
-        let admitted = self.admit(function)?;
+        let admitted = admit(&self.sandbox, function)?;
         let mut plan =
             weir_assembly::message_function_plan(function, admitted, telemetry, counters);
         if plan.admitted.world == World::Proxy {
             plan.proxy = Some(self.proxy(function, &plan, upstreams)?);
         }
         Ok(plan)
-    }
-
-    pub(super) fn admit(
-        &self,
-        function: &ResolvedFunction,
-    ) -> Result<Arc<weir_sandbox::Admitted>, EngineError> {
-        self.sandbox.admit(&function.wasm).map_err(|refused| {
-            EngineError::Refused(format!("function {}: {refused}", function.label))
-        })
     }
 
     /// Makes what a part is given to tell of faults.

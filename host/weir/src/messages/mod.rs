@@ -21,7 +21,7 @@ use weir_control::engine::{ChainId, EngineError, EngineEvent, EventSink};
 use weir_gateway::{Gateway, GatewayConfig, News, UpstreamNews};
 use weir_hop::Hub;
 use weir_message::{MessageError, Store};
-use weir_sandbox::{Given, InstanceError, Sandbox};
+use weir_sandbox::{CompileError, Given, InstanceError, Sandbox};
 use weir_spec::listener::GatewayMode;
 use weir_spec::{HostConfig, Invalid, Listener, Name};
 
@@ -179,9 +179,10 @@ fn refused(error: MessageError) -> EngineError {
         }) => EngineError::Configuration { function: name, message },
         MessageError::Pool(_)
         | MessageError::Share(_)
-        | MessageError::Instance(InstanceError::Share(_)) => {
-            EngineError::Exhausted(error.to_string())
-        }
+        | MessageError::Instance(
+            InstanceError::Share(_)
+            | InstanceError::Compile { source: CompileError::Io { .. }, .. },
+        ) => EngineError::Exhausted(error.to_string()),
         MessageError::Trial(_) => EngineError::Conflict(error.to_string()),
         MessageError::Gone(_) => EngineError::Internal(error.to_string()),
         _ => EngineError::Refused(error.to_string()),

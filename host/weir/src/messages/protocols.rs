@@ -8,6 +8,7 @@ use weir_spec::listener::Protocol;
 use weir_spec::{Invalid, Listener, Name, ResolvedFunction};
 
 use super::Messages;
+use crate::engine::admit;
 
 /// A function that would never be asked.
 pub(super) struct Misfit {
@@ -73,7 +74,7 @@ impl Messages {
             return Ok(None);
         };
         for (place, function) in functions.iter().enumerate() {
-            if self.admit(function)?.world != World::Connection {
+            if admit(&self.sandbox, function)?.world != World::Connection {
                 let (label, listener) = (function.label.clone(), listener.name.clone());
                 return Ok(Some(Misfit { place, label, listener }));
             }

@@ -120,7 +120,8 @@ impl Host {
         host
     }
 
-    fn begun(directory: TempDir, command: Command) -> Self {
+    /// One that this command starts; it may not be ready yet.
+    pub(crate) fn begun(directory: TempDir, command: Command) -> Self {
         let log = fs::File::create(directory.path().join("log")).expect("the log");
         Self::begun_with_log(directory, command, log.into())
     }

@@ -1,5 +1,7 @@
 //! Uploads that must not run: what is said of them, and that nobody else notices.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use weir_tests::wat_guest;
@@ -207,6 +209,89 @@ fn uploads_are_compiled_by_the_program_that_runs_whatever_lies_at_its_path() {
     guests::deploy(&host, "1.0.0", &pass(1));
     std::fs::remove_file(&program).unwrap();
     guests::push(&host, "2.0.0", &pass(2));
+}
+
+/// Whether a child of this host's has ended: the kernel counts the pages that those touched.
+fn had_children(host: &Host) -> bool {
+    let stat = host.kernel_says("stat");
+    let fields = stat.rsplit_once(')').unwrap().1;
+    // `cminflt` of proc_pid_stat(5), which is the eleventh; the first here is the third.
+    fields.split_whitespace().nth(8).unwrap() != "0"
+}
+
+/// A copy of the program with another build ID.
+fn another_build(path: &Path) {
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let mut program = std::fs::read(WEIR).unwrap();
+    let note = program.windows(NOTE.len()).position(|bytes| bytes == NOTE).unwrap();
+    program[note + NOTE.len()] ^= 1;
+    std::fs::copy(WEIR, path).unwrap();
+    std::fs::write(path, program).unwrap();
+}
+
+#[test]
+fn what_runs_needs_no_child_at_the_next_start_of_the_same_build() {
+    let host = Host::start(guests::TRAFFIC);
+    assert!(!had_children(&host));
+    guests::deploy(&host, "1.0.0", &pass(1));
+    assert!(had_children(&host));
+    let mut directory = host.end(rustix::process::Signal::TERM).1;
+    let entries = |directory: &Path| {
+        let cache = std::fs::read_dir(directory.join("store/cache")).unwrap();
+        let paths = cache.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension() == Some("admitted".as_ref())).collect::<Vec<_>>()
+    };
+    assert_eq!(entries(directory.path()).len(), 1);
+    let runs_after = |mut host: Host, children: bool| {
+        host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+        assert_eq!(had_children(&host), children);
+        assert_eq!(host.json(&["status"])["failed"], serde_json::json!({}));
+        host.end(rustix::process::Signal::TERM).1
+    };
+    directory = runs_after(Host::start_in(directory, guests::TRAFFIC), false);
+    for path in entries(directory.path()) {
+        std::fs::File::options().write(true).open(path).unwrap().set_len(300).unwrap();
+    }
+    directory = runs_after(Host::start_in(directory, guests::TRAFFIC), true);
+    directory = runs_after(Host::start_in(directory, guests::TRAFFIC), false);
+    let program = directory.path().join("weir");
+    another_build(&program);
+    directory = runs_after(Host::start_program(&program, directory, guests::TRAFFIC), true);
+    assert_eq!(entries(directory.path()).len(), 2);
+    directory = runs_after(Host::start_program(&program, directory, guests::TRAFFIC), false);
+    runs_after(Host::start_in(directory, guests::TRAFFIC), false);
+}
+
+#[test]
+fn a_chain_for_which_no_child_can_be_had_at_the_start_comes_when_there_is_one() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("weir");
+    std::fs::copy(WEIR, &program).unwrap();
+    let host = Host::start_program(&program, directory, guests::TRAFFIC);
+    guests::deploy(&host, "1.0.0", &pass(1));
+    let directory = host.end(rustix::process::Signal::KILL).1;
+    std::fs::remove_dir_all(directory.path().join("store/cache")).unwrap();
+    // It waits for its configuration until it may not be executed any more.
+    let config = directory.path().join("weir.toml");
+    std::fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let mut command = Command::new(&program);
+    command.arg("run");
+    let mut host = Host::begun(directory, command);
+    let may = |mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&program, permissions).unwrap();
+    };
+    may(0o600);
+    std::fs::write(&config, guests::TRAFFIC).unwrap();
+    host.wait_for("it is ready", |host| host.log().contains("ready"));
+    let failed = host.json(&["status"])["failed"]["default/edge"].to_string();
+    assert!(failed.contains("function gate: refused: nobody can look at it now: "), "{failed}");
+    may(0o700);
+    host.wait_for("packets flow", |host| host.packets_out("edge") > 0);
+    assert_eq!(host.json(&["status"])["failed"], serde_json::json!({}));
+    assert!(host.ok(&["events"]).contains("chain edge was deployed: what it lacked is there"));
 }
 
 #[test]
