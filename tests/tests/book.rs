@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use serde::de::DeserializeOwned;
@@ -102,9 +102,12 @@ fn every_link_leads_somewhere() {
             } else {
                 path.parent().expect("a folder").join(file)
             };
-            // The book is made of docs/ alone: mdBook would leave such a link as it is.
-            let leaves = path.starts_with(root.join("docs"))
-                && target.canonicalize().is_ok_and(|to| !to.starts_with(root.join("docs")));
+            // The book is made of docs/ alone: mdBook would leave such a link as it is, also one that comes back by the folder's name.
+            let leaves = path.strip_prefix(root.join("docs")).is_ok_and(|page| {
+                let up = Path::new(file).components().filter(|part| *part == Component::ParentDir);
+                up.count() >= page.components().count()
+                    || target.canonicalize().is_ok_and(|to| !to.starts_with(root.join("docs")))
+            });
             let there = match fs::read_to_string(&target) {
                 _ if leaves => false,
                 Ok(_) if !name.is_empty() => anchors(&with_included(&target)).contains(name),
