@@ -106,6 +106,51 @@ fn netns_what_rules_drop_does_not_pass_while_ports_are_opened_anew() {
 }
 
 #[test]
+fn netns_a_way_to_the_kernel_that_was_made_for_one_queue_is_told_and_had_when_it_is_made_anew() {
+    let mut lab = Lab::wired_with(2);
+    let make = |lab: &Lab, several: &str| {
+        for side in ["left", "right"] {
+            lab.middle.sh(&format!("ip tuntap add dev weir-{side} mode tap {several}"));
+        }
+    };
+    make(&lab, "");
+    lab.configure(PortKind::Xdp, "queues = 2\nkernel = \"weir-SIDE\"", "");
+    lab.start();
+    let told = "the TAP interface weir-left (`kernel`) cannot be had: it was made for one queue, and the port has 2 (`ip link delete \
+                weir-left`, then `ip tuntap add dev weir-left mode tap multi_queue`)";
+    let problem = lab.weir(&["status"])["ports"][0]["problem"].to_string();
+    assert!(problem.contains(told), "{problem}");
+    for side in ["left", "right"] {
+        lab.middle.sh(&format!("ip link delete weir-{side}"));
+    }
+    make(&lab, "multi_queue");
+    lab.wait("the port is opened", |lab| lab.weir(&["status"])["ports"][0]["problem"].is_null());
+    lab.stop();
+}
+
+#[test]
+fn netns_queues_without_a_port_are_told() {
+    let lab = Lab::with_queues(2, PortKind::Xdp, "", "");
+    lab.push("null", "1.0.0");
+    lab.write(
+        "edge.toml",
+        "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n[[function]]\nuse = \"null\"\n",
+    );
+    let applied = lab.weir(&["chain", "apply", "edge.toml"]);
+    let notes: Vec<&str> =
+        applied["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    assert_eq!(notes.len(), 2, "{applied}");
+    let told = "port left: left has 2 receive queues, and ports have 1 of them: ";
+    assert!(notes[0].starts_with(told), "{notes:?}");
+    let events = lab.weir(&["events"]).to_string();
+    assert!(events.contains(told), "{events}");
+    let weir = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/weir");
+    let config = lab.path("weir.toml");
+    let checked = lab.middle.sh(&format!("{weir} run --check --config {}", config.display()));
+    assert!(checked.contains(&format!("note: {told}")), "{checked}");
+}
+
+#[test]
 fn netns_reasons_for_drops_are_told_by_name() {
     let lab = lab();
     lab.left.sh("ping -c 1 10.77.0.1");

@@ -16,7 +16,7 @@ use weir_spec::{
 use crate::condition::{Condition, tag};
 use crate::control::Control;
 use crate::engine::{Deployment, EngineError, Published, Tap};
-use crate::error::ControlError;
+use crate::error::{ControlError, some};
 use crate::events::EventKind;
 use crate::functions::{label, manifest_of};
 use crate::quota;
@@ -252,7 +252,8 @@ impl Control {
         let memories = self.memories(&state, &id, &chain, versions.iter());
         self.check_memories(&state, tenant, &BTreeMap::from([(id.clone(), memories)]))?;
         let deployment = self.deployment(&state, &id, &chain, &versions)?;
-        let notes: Vec<String> = echo(&deployment).into_iter().collect();
+        let mut notes: Vec<String> = echo(&deployment).into_iter().collect();
+        notes.extend(self.unheard(&id, &deployment.chain));
         self.store.has_room()?;
         let deployed = self.engine.deploy(deployment).map_err(|error| match error {
             EngineError::Lost(error) => {
@@ -284,8 +285,9 @@ impl Control {
         let new = before.is_none();
         let message = format!("chain {} was {}", id.name, if new { "deployed" } else { "changed" });
         self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
+        let Published { pause, compiled_in, notes: told, .. } = published;
+        notes.extend(told);
         notes.iter().for_each(|note| self.note(&id, note.clone()));
-        let Published { pause, compiled_in, .. } = published;
         let (view, tag) = self.chain(&id)?;
         Ok(Applied {
             view,
@@ -432,8 +434,9 @@ impl Control {
             .and_then(|()| self.deployment(&state, id, &record.chain, &versions))
             .and_then(|deployment| Ok(self.engine.deploy(deployment)?));
         match deployed {
-            Ok(_) => {
+            Ok(published) => {
                 self.failed().remove(id);
+                published.notes.into_iter().for_each(|note| self.note(id, note));
                 self.note_late(&state, id, &record.chain, &versions);
                 for index in 0..record.chain.functions.len() {
                     self.restore_trial(id, index);
@@ -608,6 +611,24 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    /// Says that no listener makes messages for a chain: its name may be mistyped, or the listener another tenant's.
+    fn unheard(&self, id: &ChainId, chain: &Chain) -> Option<String> {
+        if chain.plane() != Plane::Message {
+            return None;
+        }
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        let own = listeners.iter().filter(|listener| listener.tenant == id.tenant);
+        let had: BTreeSet<&Name> = own.filter_map(|listener| listener.chain.as_ref()).collect();
+        (!had.contains(&id.name)).then(|| {
+            let tenant = &id.tenant;
+            let why = match had.is_empty() {
+                true => format!("no listener with `chain` is tenant {tenant}'s"),
+                false => format!("those of tenant {tenant} have {}", some(&had)),
+            };
+            format!("no listener has chain {}, so nothing comes to it: {why}", id.name)
+        })
     }
 
     /// Whether packets of a chain of both planes can become messages.

@@ -45,6 +45,8 @@ pub struct Published {
     pub fresh: Vec<Name>,
     /// Packets that were lost by it.
     pub packets_lost: u64,
+    /// What is hardly meant so, and what to do.
+    pub notes: Vec<String>,
 }
 
 /// To which version a function is swapped.

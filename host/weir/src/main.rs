@@ -16,6 +16,7 @@ mod nics;
 mod numa;
 mod patience;
 mod planes;
+mod queues;
 mod render;
 mod telemetries;
 mod told;

@@ -312,6 +312,7 @@ fn both(mut packets: Published, messages: Published) -> Published {
     packets.compiled_in += messages.compiled_in;
     packets.fresh.extend(messages.fresh);
     packets.packets_lost += messages.packets_lost;
+    packets.notes.extend(messages.notes);
     packets
 }
 

@@ -31,6 +31,8 @@ struct State {
     program: Weak<Program>,
     /// The queue's counts when the port got the program; without one, what they had come to.
     counts: Counts,
+    /// The queue is the port's first: it tells of queues without a port, too.
+    first: bool,
     /// The interface that the port was attached to, as long as there is the port: another one may have the name by now.
     index: Option<u32>,
     /// Why the port works no more.
@@ -43,15 +45,16 @@ impl Inspector {
         Self { interface: interface.to_owned(), queue, steering, filled, state }
     }
 
-    /// The port has this program on the interface of this number, and a socket now.
-    pub(crate) fn opened(&self, program: &Arc<Program>, index: u32, zero_copy: bool) {
+    /// The port has this program on the interface of this number, and a socket now. `first`: the queue is the port's first.
+    pub(crate) fn opened(&self, program: &Arc<Program>, index: u32, zero_copy: bool, first: bool) {
         let (mode, copies) =
             (mode_name(program.mode()), if zero_copy { "zero-copy" } else { "copy" });
         *self.state() = State {
             driver: Some(format!("{mode}, {copies}")),
             pinned: Some(program.pinned()),
             program: Arc::downgrade(program),
-            counts: program.maps().counts(self.queue),
+            counts: self.counts_of(program, first),
+            first,
             index: Some(index),
             broken: None,
         };
@@ -84,7 +87,7 @@ impl Inspector {
 
     fn counts(&self, state: &State) -> Counts {
         let Some(program) = state.program.upgrade() else { return state.counts };
-        let (now, before) = (program.maps().counts(self.queue), state.counts);
+        let (now, before) = (self.counts_of(&program, state.first), state.counts);
         Counts {
             redirected: now.redirected - before.redirected,
             unclaimed: now.unclaimed - before.unclaimed,
@@ -92,6 +95,15 @@ impl Inspector {
             steered: now.steered - before.steered,
             dropped: now.dropped - before.dropped,
         }
+    }
+
+    /// Since the program was loaded.
+    fn counts_of(&self, program: &Program, first: bool) -> Counts {
+        let mut counts = program.maps().counts(self.queue);
+        if first {
+            counts.no_socket += program.passed_by();
+        }
+        counts
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -541,21 +541,15 @@ impl Port for XdpPort {
         let name = &self.config.interface;
         fits(name, &interface, pool.room_bytes()).map_err(refused)?;
         let live = Live::new(&self.config, &self.steering, &interface, pool).map_err(refused)?;
-        if interface.queues > 1 {
-            tracing::info!(
-                port = self.name,
-                "{name} has {} receive queues, this port has queue {}: packets of queues without a port go to the kernel",
-                interface.queues,
-                self.config.queue
-            );
-        }
         if interface.strips_tags(name) {
             tracing::warn!(
                 port = self.name,
                 "{name} takes VLAN tags out of what it receives, and frames come without: `ethtool -K {name} rxvlan off`"
             );
         }
-        self.inspector.opened(live.claim.program(), interface.index, live.socket.zero_copy);
+        let first = self.config.first_queue.is_none_or(|first| first == self.config.queue);
+        let program = live.claim.program();
+        self.inspector.opened(program, interface.index, live.socket.zero_copy, first);
         self.live = Some(Box::new(live));
         Ok(())
     }

@@ -64,8 +64,7 @@ pub(crate) enum Refused {
 pub(crate) struct Program {
     mode: Mode,
     maps: Arc<Maps>,
-    /// Queues that ports have.
-    taken: Mutex<BTreeSet<u32>>,
+    taken: Mutex<Taken>,
     /// Takes out what the last table left, once no packet looks at it.
     clearing: Mutex<Option<JoinHandle<()>>>,
     /// Its drop detaches the program. Behind the maps: sockets leave their map when they are closed.
@@ -89,12 +88,37 @@ pub(crate) struct Claim {
     queue: u32,
 }
 
+/// Which queues ports have, and what came to the others.
+#[derive(Default)]
+struct Taken {
+    queues: BTreeSet<u32>,
+    /// Of queues that ports had: what the program had left to the kernel there when they let go of it.
+    left: BTreeMap<u32, u64>,
+    /// Packets that came to queues, while no port had them, which ports have by now.
+    passed_by: u64,
+}
+
+impl Taken {
+    /// Packets that have come to a queue since the last port let go of it.
+    fn came_to(&self, queue: u32, maps: &Maps) -> u64 {
+        let left = self.left.get(&queue).copied().unwrap_or(0);
+        to_kernel(queue, maps).saturating_sub(left)
+    }
+}
+
+/// Packets that the program has left to the kernel because the queue does not claim them, or has no socket.
+fn to_kernel(queue: u32, maps: &Maps) -> u64 {
+    let counts = maps.counts(queue);
+    counts.unclaimed + counts.no_socket
+}
+
 impl Claim {
     fn new(program: &Arc<Program>, queue: u32) -> Result<Self, Refused> {
         let mut taken = program.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if !taken.insert(queue) {
+        if !taken.queues.insert(queue) {
             return Err(Refused::Queue(queue));
         }
+        taken.passed_by += taken.came_to(queue, &program.maps);
         Ok(Self { program: Arc::clone(program), queue })
     }
 
@@ -107,7 +131,8 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut taken = self.program.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.remove(&self.queue);
+        taken.queues.remove(&self.queue);
+        taken.left.insert(self.queue, to_kernel(self.queue, &self.program.maps));
     }
 }
 
@@ -251,6 +276,13 @@ impl Program {
     /// Its maps.
     pub(crate) fn maps(&self) -> &Maps {
         &self.maps
+    }
+
+    /// Packets that came to queues without a port, since the program was loaded: all of them went to the kernel.
+    pub(crate) fn passed_by(&self) -> u64 {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = (0..QUEUES).filter(|queue| !taken.queues.contains(queue));
+        taken.passed_by + others.map(|queue| taken.came_to(queue, &self.maps)).sum::<u64>()
     }
 
     /// Where it is pinned, or why it is not.

@@ -7,7 +7,7 @@ use weir_control::api::Peer;
 use weir_control::engine::EngineError;
 use weir_spec::Manifest;
 
-use crate::common::{Host, MAGIC};
+use crate::common::{CONFIG, FOR_MESSAGES, Host, MAGIC, config};
 
 fn edge() -> Value {
     json!({
@@ -273,6 +273,30 @@ async fn a_chain_that_only_echoes_is_told_of() {
     assert_eq!(notes, [json!(host.wait_for("note", now))]);
     let expected = "chain looks has no `to`, and all its functions are read-only";
     assert!(notes[0].as_str().unwrap().starts_with(expected), "{notes:?}");
+}
+
+#[tokio::test]
+async fn a_chain_for_messages_that_no_listener_has_is_told_of() {
+    let listener = |name: &str, tenant: &str, chain: &str| {
+        format!(
+            "[[listener]]\nname = \"{name}\"\ntenant = \"{tenant}\"\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\nchain = \"{chain}\"\nupstream = [\"127.0.0.1:9\"]\n"
+        )
+    };
+    let host = Host::new();
+    host.push("/v1/functions/f/versions?version=1.0.0", FOR_MESSAGES).await;
+    let notes = async |listeners: &str| {
+        host.control.reload_listeners(&config(&format!("{CONFIG}{listeners}"))).unwrap();
+        let chain = json!({"name": "web", "function": [{"use": "f"}]});
+        let answer = host.ask("PUT", "/v1/chains/web", Some(chain)).await;
+        answer.json()["notes"].clone()
+    };
+    let told = "no listener has chain web, so nothing comes to it: ";
+    let none = json!([format!("{told}no listener with `chain` is tenant default's")]);
+    assert_eq!(notes("").await, none);
+    let typo = listener("a", "default", "wbe");
+    assert_eq!(notes(&typo).await, json!([format!("{told}those of tenant default have wbe")]));
+    assert_eq!(notes(&listener("a", "acme", "web")).await, none);
+    assert_eq!(notes(&listener("a", "default", "web")).await, json!([]));
 }
 
 #[tokio::test]

@@ -42,8 +42,9 @@ impl PlaneEngine {
         let ended = self.ports().ended(chain).is_some();
         let existing = existing.filter(|existing| existing.crossing.shape == shape && !ended);
         let Some(existing) = existing else {
-            let published = self.new_lanes(deployment, &shape, listeners)?;
+            let mut published = self.new_lanes(deployment, &shape, listeners)?;
             links::tell_again(&mut self.ports(), chain, &self.sink);
+            published.notes = self.ports().warnings(chain);
             return Ok(published);
         };
         let _turn = existing.turn();
@@ -57,8 +58,9 @@ impl PlaneEngine {
         // A new deployment replaces whatever was being tried.
         self.plane.end_canaries(&existing)?;
         let staged = self.plane.stage(&existing, plans)?;
-        let published = self.plane.publish(&existing, staged, None)?;
+        let mut published = self.plane.publish(&existing, staged, None)?;
         self.set_takes_rest(&existing, &id.name, !chain.steered).map_err(lost)?;
+        published.notes = self.ports().warnings(chain);
         Ok(published)
     }
 

@@ -4,6 +4,7 @@ mod away;
 mod kept;
 mod open;
 
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
@@ -28,9 +29,13 @@ use self::open::{
 pub(super) use self::open::{interface, room_bytes};
 use super::crossing::Shape;
 use super::links;
+use crate::queues;
 
 /// The port of a chain that has none.
 const NONE: &str = "none";
+
+/// Where sysfs is.
+const SYS: &str = "/sys";
 
 /// All ports.
 pub(super) struct Ports {
@@ -335,6 +340,14 @@ impl Ports {
         let slot = self.slots.iter().find(|slot| Some(&slot.config.name) == from);
         let kernel = slot.and_then(|slot| slot.config.kernel_port.as_ref());
         from.into_iter().chain(to.filter(|to| Some(*to) != from)).chain(kernel).cloned().collect()
+    }
+
+    /// What to say of a chain's ports, although it could have them.
+    pub(super) fn warnings(&self, chain: &Chain) -> Vec<String> {
+        let names = self.names(chain.from.as_ref(), chain.to.as_ref());
+        let slots = names.iter().filter_map(|name| self.slot(Some(name)));
+        let configs = || self.slots.iter().map(|slot| &slot.config);
+        slots.filter_map(|slot| queues::warning(configs(), &slot.config, Path::new(SYS))).collect()
     }
 
     /// The names of the ports that each lane of a chain is to have, by number.

@@ -423,6 +423,48 @@ fn netns_an_interface_that_goes_away_breaks_its_port_and_nothing_else() {
     }
 }
 
+/// What comes to a queue without a port is the kernel's, and is counted.
+#[test]
+fn netns_packets_of_queues_without_a_port_are_counted() {
+    namespace();
+    pair_of("a", 2);
+    let far = Far::on("a-far");
+    let (mut pools, mut packets) = ([pool(1024, 2048), pool(1024, 2048)], Vec::new());
+    let mut first = port(XdpConfig::new("a"), &mut pools[0]).unwrap();
+    first.receive(&mut pools[0], &mut packets, 1).unwrap();
+    let inspector = first.inspector().unwrap();
+    let passed_by = || {
+        let counters = inspector.inspect().counters;
+        counters.iter().find(|counter| counter.0 == "xdp_to_kernel_no_socket").unwrap().1
+    };
+    let send = || (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
+    send();
+    let until = Instant::now() + PATIENCE;
+    while (packets.len() as u64) + passed_by() < 100 && Instant::now() < until {
+        first.receive(&mut pools[0], &mut packets, 64).unwrap();
+    }
+    let other_queue = passed_by();
+    assert!(other_queue > 0 && packets.len() as u64 + other_queue == 100, "{other_queue}");
+    // A port there has its packets; what came before still counts.
+    let mut second = port(XdpConfig { queue: 1, ..XdpConfig::new("a") }, &mut pools[1]).unwrap();
+    let mut others = Vec::new();
+    second.receive(&mut pools[1], &mut others, 1).unwrap();
+    send();
+    let until = Instant::now() + PATIENCE;
+    while (others.len() as u64) < other_queue && Instant::now() < until {
+        second.receive(&mut pools[1], &mut others, 64).unwrap();
+    }
+    assert_eq!((others.len() as u64, passed_by()), (other_queue, other_queue));
+    while packets.len() < 2 * (100 - other_queue as usize) && Instant::now() < until {
+        first.receive(&mut pools[0], &mut packets, 64).unwrap();
+    }
+    for (pool, packets) in pools.iter_mut().zip([&packets, &others]) {
+        pool.give_all(packets.iter().map(|packet| packet.buffer));
+    }
+    finish(second, &mut pools[1]);
+    finish(first, &mut pools[0]);
+}
+
 /// Each queue has its own port, socket and rules; one program is on the interface, and leaves with the last port.
 #[test]
 fn netns_two_queues_of_an_interface_are_two_ports() {

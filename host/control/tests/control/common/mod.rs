@@ -179,13 +179,18 @@ impl Tap for FakeTap {
     }
 }
 
+/// Content of a function that is for messages.
+pub(crate) const FOR_MESSAGES: &str = "for messages";
+
 impl Engine for FakeEngine {
     fn check(&self, wasm: &[u8]) -> CheckReport {
         if !wasm.starts_with(MAGIC) {
             let reasons = vec!["it is not WebAssembly".to_owned()];
             return CheckReport { reasons, ..CheckReport::default() };
         }
-        CheckReport { accepted: true, world: Some(World::PacketFunction), ..CheckReport::default() }
+        let of_messages = wasm.ends_with(FOR_MESSAGES.as_bytes());
+        let world = if of_messages { World::MessageFunction } else { World::PacketFunction };
+        CheckReport { accepted: true, world: Some(world), ..CheckReport::default() }
     }
 
     fn compile(&self, wasm: &[u8]) -> Result<Duration, EngineError> {

@@ -17,7 +17,7 @@ use weir_spec::{DocumentError, Invalid};
 use super::Configuration;
 use crate::cli::RunArgs;
 use crate::render::Output;
-use crate::{engine, located, messages, nics};
+use crate::{engine, located, messages, nics, queues};
 
 /// What was found, for programs.
 #[derive(Serialize)]
@@ -30,8 +30,18 @@ struct Report {
     steps: Vec<String>,
     /// Why ports would be down.
     down: Vec<Problem>,
+    /// What is hardly meant so, and keeps nothing from working.
+    notes: Vec<String>,
     /// What is wrong.
     problem: Option<Problem>,
+}
+
+/// What was found of a configuration that a host would start with.
+#[derive(Default)]
+struct Found {
+    steps: Vec<String>,
+    down: Vec<Problem>,
+    notes: Vec<String>,
 }
 
 /// What is wrong, and where.
@@ -51,35 +61,37 @@ struct Problem {
 /// Says whether a host would start with this configuration.
 pub(in crate::commands) fn check(args: &RunArgs, output: Output) -> Result<()> {
     let read = Configuration::read(args.config.as_deref());
-    let looked = read.as_ref().map_or_else(|_| Ok(<_>::default()), looked);
+    let looked = read.as_ref().map_or_else(|_| Ok(Found::default()), looked);
     let file = match &read {
         Ok(read) => read.file.clone(),
         Err(_) => args.config.clone(),
     };
-    let (steps, down) = match read.map(|_| ()).and(looked) {
+    let Found { steps, down, notes } = match read.map(|_| ()).and(looked) {
         Ok(looked) => looked,
         Err(error) => {
-            let (steps, down) = <_>::default();
-            let report =
-                Report { file, accepted: false, steps, down, problem: Some(problem(&error)) };
+            let Found { steps, down, notes } = Found::default();
+            let problem = Some(problem(&error));
+            let report = Report { file, accepted: false, steps, down, notes, problem };
             // For people it is the error that says it.
             output.result(&report, |_| String::new())?;
             return Err(error);
         }
     };
-    output.outcome(&Report { file, accepted: true, steps, down, problem: None }, |report| {
+    let report = Report { file, accepted: true, steps, down, notes, problem: None };
+    output.outcome(&report, |report| {
         let steps = report.steps.iter().map(|step| format!("the host would {step}\n"));
         let down = report.down.iter().map(|port| format!("down at the start: {}\n", port.message));
+        let notes = report.notes.iter().map(|note| format!("note: {note}\n"));
         let file = report.file.as_ref().map_or_else(
             || "no configuration file: the defaults".to_owned(),
             |file| file.display().to_string(),
         );
-        format!("{}{file}: all right\n", steps.chain(down).collect::<String>())
+        format!("{}{file}: all right\n", steps.chain(down).chain(notes).collect::<String>())
     })
 }
 
-/// Looks at all of it; the answer is what would be done to devices, and why ports would be down.
-fn looked(read: &Configuration) -> Result<(Vec<String>, Vec<Problem>)> {
+/// Looks at all of it.
+fn looked(read: &Configuration) -> Result<Found> {
     let config = &read.config;
     let located = |invalid: Invalid| read.locate(invalid.into());
     Tokens::new(&config.api.tokens).map_err(|error| read.locate(error.into()))?;
@@ -87,11 +99,22 @@ fn looked(read: &Configuration) -> Result<(Vec<String>, Vec<Problem>)> {
     check_socket(&config.api.socket).map_err(|error| located(located::api(&error)))?;
     check_directory(&config.store.path).map_err(|error| {
         let message = format!("the store {} cannot be had: {error}", config.store.path.display());
-        located(Invalid::at("path", message).within("store"))
+        let invalid = Invalid::at("path", message);
+        let invalid = match error.kind() {
+            ErrorKind::PermissionDenied => invalid.help(
+                "run it as root or as the store's user, or say `[store] path` and `[api] socket`",
+            ),
+            _ => invalid,
+        };
+        located(invalid.within("store"))
     })?;
     let down = engine::check_ports(config).map_err(located)?;
     messages::check_listeners(config).map_err(located)?;
-    Ok((steps, down.into_iter().map(|invalid| problem(&located(invalid))).collect()))
+    let down = down.into_iter().map(|invalid| problem(&located(invalid))).collect();
+    let ports = config.ports.iter();
+    let notes =
+        ports.filter_map(|port| queues::warning(config.ports.iter(), port, Path::new("/sys")));
+    Ok(Found { steps, down, notes: notes.collect() })
 }
 
 /// Whether there is a directory that can be written to, or one can be made.

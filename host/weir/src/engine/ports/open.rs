@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::fs::Access;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
@@ -264,14 +265,31 @@ pub(super) fn open(
 fn open_taps(config: &weir_spec::Port, tap: &str, queues: usize) -> Result<Vec<Tap>> {
     // What comes for the interface's own address is for the TAP device's.
     let mac = config.interface.as_deref().and_then(hardware_address);
-    Tap::open(tap, mac, queues).with_context(|| {
-        let made = "; for several workers, that it was made with `multi_queue` if it is there";
-        let several = if queues > 1 { made } else { "" };
-        format!(
-            "the TAP interface {tap} (`kernel`) cannot be had: it needs /dev/net/tun, the capability CAP_NET_ADMIN, and that \
-             no other program has it{several}"
-        )
-    })
+    let opened = Tap::open(tap, mac, queues);
+    opened.map_err(|error| anyhow::anyhow!("{}: {error}", refused_tap(tap, queues, error.kind())))
+}
+
+/// Why a way to the kernel cannot be had, and what to do.
+fn refused_tap(tap: &str, queues: usize, kind: ErrorKind) -> String {
+    let why = match kind {
+        ErrorKind::InvalidInput if queues > 1 => {
+            let anew = format!(
+                "`ip link delete {tap}`, then `ip tuntap add dev {tap} mode tap multi_queue`"
+            );
+            format!(
+                "it was made for one queue, and the port has {queues} ({anew}), or is no TAP interface"
+            )
+        }
+        ErrorKind::InvalidInput => {
+            "there is an interface of that name that is no TAP interface: choose another name"
+                .to_owned()
+        }
+        ErrorKind::ResourceBusy => "another program has it".to_owned(),
+        ErrorKind::PermissionDenied => "it needs the capability CAP_NET_ADMIN".to_owned(),
+        ErrorKind::NotFound => "there is no /dev/net/tun".to_owned(),
+        _ => "the kernel refuses it".to_owned(),
+    };
+    format!("the TAP interface {tap} (`kernel`) cannot be had: {why}")
 }
 
 /// An interface's address, if it has one.

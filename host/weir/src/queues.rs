@@ -1,0 +1,85 @@
+//! Whether `xdp` ports have all receive queues of their interfaces: what arrives at another queue no chain and no rule sees.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use weir_spec::{Port, PortKind};
+
+/// What to say of a port whose interface has queues in use that none of all `ports` has. Nothing is said of what the machine does not tell.
+/// `sys`: where sysfs is.
+pub(crate) fn warning<'p>(
+    ports: impl Iterator<Item = &'p Port>,
+    port: &Port,
+    sys: &Path,
+) -> Option<String> {
+    let interface = port.interface.as_deref().filter(|_| port.kind == PortKind::Xdp)?;
+    let queues = in_use(sys, interface)?;
+    let mine = |other: &&Port| {
+        other.kind == PortKind::Xdp && other.interface.as_deref() == Some(interface)
+    };
+    let had: BTreeSet<u32> = ports.filter(mine).flat_map(of).filter(|n| *n < queues).collect();
+    let had = had.len();
+    (had < queues as usize).then(|| {
+        format!(
+            "port {}: {interface} has {queues} receive queues, and ports have {had} of them: packets of the others pass by all chains \
+             and rules, and go to the kernel. Let everything come to these (`ethtool -L {interface} combined {}`), or have \
+             all of them (`queues = {queues}` for the port, `workers = {queues}` for its chains)",
+            port.name,
+            had.max(1)
+        )
+    })
+}
+
+/// The queues of a port.
+fn of(port: &Port) -> impl Iterator<Item = u32> + use<> {
+    let first = port.queue.unwrap_or(0);
+    first..first + u32::from(port.queues.unwrap_or(1))
+}
+
+/// Receive queues that an interface has now; it may have been made for more.
+fn in_use(sys: &Path, interface: &str) -> Option<u32> {
+    let entries = fs::read_dir(sys.join("class/net").join(interface).join("queues")).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    u32::try_from(names.filter(|name| name.starts_with("rx-")).count()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_spec::{Document, HostConfig};
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_told_of_whose_interface_has_queues_without_a_port() {
+        let sys = tempfile::tempdir().unwrap();
+        for queue in ["rx-0", "rx-1", "rx-2", "tx-0"] {
+            fs::create_dir_all(sys.path().join("class/net/eth1/queues").join(queue)).unwrap();
+        }
+        let told = |ports: &[(&str, &str)]| -> Vec<String> {
+            let port = |(name, keys): &(&str, &str)| {
+                format!("[[port]]\nname = \"{name}\"\nkind = \"xdp\"\n{keys}\n")
+            };
+            let text: String = ports.iter().map(port).collect();
+            let ports = Document::<HostConfig>::parse("weir.toml", &text).unwrap().value.ports;
+            let warning = |port| super::warning(ports.iter(), port, sys.path());
+            ports.iter().filter_map(warning).collect()
+        };
+        let one = told(&[("a", "interface = \"eth1\"")]);
+        assert_eq!(one.len(), 1, "{one:?}");
+        assert!(
+            one[0].starts_with("port a: eth1 has 3 receive queues, and ports have 1 of them: "),
+            "{one:?}"
+        );
+        assert!(one[0].contains("`ethtool -L eth1 combined 1`"), "{one:?}");
+        // All of them, by one port or by several; and an interface that nothing is known of.
+        assert_eq!(told(&[("a", "interface = \"eth1\"\nqueues = 3")]), Vec::<String>::new());
+        let two = [
+            ("a", "interface = \"eth1\"\nqueues = 2"),
+            ("b", "interface = \"eth1\"\nqueue = 2"),
+            ("c", "interface = \"eth2\""),
+        ];
+        assert_eq!(told(&two), Vec::<String>::new());
+        assert_eq!(told(&two[..1]).len(), 1);
+    }
+}
