@@ -64,7 +64,11 @@ impl<K: Debug> Heaviest<K> {
 
     /// Each flow's bytes, and a line about it; none is left.
     pub(crate) fn take_lines(&mut self) -> impl Iterator<Item = (u64, String)> {
-        let line = |(bytes, key, entry)| (bytes, format!("{key:?}: {bytes} bytes; {entry}"));
+        // Both directions are one entry, whose ends are in the order of their addresses.
+        let line = |(bytes, key, entry)| {
+            let ends = format!("{key:?}").replacen("->", "<->", 1);
+            (bytes, format!("{ends}: {bytes} bytes; {entry}"))
+        };
         self.flows.drain(..).map(line)
     }
 }

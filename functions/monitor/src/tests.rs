@@ -64,6 +64,7 @@ fn the_report_names_the_heaviest_first() {
     }
     let lines = report(&mut monitor);
     assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line.contains(" <-> ")), "{lines:?}");
     assert!(lines[0].contains("200") && lines[0].contains("9 packets"), "{lines:?}");
     assert!(lines[1].contains("300") && lines[1].contains("5 packets"), "{lines:?}");
     monitor.run(udp(300, 53, 100));

@@ -21,6 +21,9 @@ pub enum Error {
         "it is not a core module of WebAssembly: it begins with {0:02x?}, expected is `\\0asm` and version 1 (00 61 73 6d 01 00 00 00)"
     )]
     NoModule(Vec<u8>),
+    /// It begins as one, and does not go on so.
+    #[error("it is damaged, or was cut off: {0}")]
+    Broken(String),
     /// It is a component.
     #[error("it is a component already: nothing is left to do (`weir check` looks at it)")]
     Already,
@@ -72,7 +75,7 @@ pub fn encode(module: &[u8], world: Option<&str>) -> Result<Vec<u8>, Error> {
     }
     let asked = world.map(|name| worlds::find(name).map(|(resolve, world)| (name, resolve, world)));
     let asked = asked.transpose()?;
-    let typed = is_typed(module);
+    let typed = is_typed(module)?;
     let (bound, resolve, world);
     match (typed, asked) {
         (false, None) => return Err(Error::NoWorld),
@@ -120,10 +123,14 @@ pub fn encode(module: &[u8], world: Option<&str>) -> Result<Vec<u8>, Error> {
 }
 
 /// Whether a core module carries a component type.
-fn is_typed(module: &[u8]) -> bool {
-    Parser::new(0).parse_all(module).any(|payload| {
-        matches!(payload, Ok(Payload::CustomSection(s)) if s.name().starts_with("component-type"))
-    })
+fn is_typed(module: &[u8]) -> Result<bool, Error> {
+    let mut typed = false;
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.map_err(|error| Error::Broken(error.to_string()))?;
+        typed |=
+            matches!(payload, Payload::CustomSection(s) if s.name().starts_with("component-type"));
+    }
+    Ok(typed)
 }
 
 /// Names of what a world exports, in order.
@@ -179,6 +186,18 @@ mod tests {
     fn without_a_world_the_command_is_named() {
         let reason = refused(&module("", EXPORTS), None);
         assert!(reason.contains("component-type") && reason.contains("--world"), "{reason}");
+    }
+
+    #[test]
+    fn a_module_that_was_cut_off_is_told_as_that() {
+        let module = module("", EXPORTS);
+        for world in [None, Some("packet-function")] {
+            let reason = refused(&module[..module.len() / 2], world);
+            assert!(
+                reason.starts_with("it is damaged, or was cut off: unexpected end"),
+                "{reason}"
+            );
+        }
     }
 
     #[test]

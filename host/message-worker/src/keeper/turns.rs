@@ -223,7 +223,7 @@ impl State {
             let reply = if matches!(&order, Order::Change(change) if self.go_back(change)) {
                 Reply::Done
             } else {
-                Reply::Refused(format!("the chain's worker died: {how}"))
+                Reply::Refused(format!("the worker of chain {} died: {how}", self.config.chain))
             };
             for answer in answers {
                 let _ = answer.send(reply.clone());
@@ -238,7 +238,7 @@ impl State {
             function,
             version,
             kind: WORKER.into(),
-            message: format!("the chain's worker died: {how}"),
+            message: format!("the worker of chain {} died: {how}", self.config.chain),
             rolled_back: false,
             quarantined: false,
         });

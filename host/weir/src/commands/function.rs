@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::Method;
 use weir_control::api::{List, SwapRequest};
 use weir_control::{Function, Pushed, Status};
-use weir_spec::{Document, Manifest, Name, SwapReport};
+use weir_spec::{CheckReport, Document, Manifest, Name, SwapReport};
 
 use super::{counts, or_dash};
 use crate::cli::{Format, FunctionCommand, PushArgs, SwapArgs};
@@ -73,9 +73,14 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
         None => {
             ensure!(
                 wasm.starts_with(b"\0asm"),
-                "{file} is not WebAssembly: push the component that is made of it (*.wasm)"
+                "{file} is not WebAssembly: push the component that is made of it (*.wasm; of WebAssembly's text `weir component {file}` makes it)"
             );
-            carried_name(&wasm)?.with_context(|| {
+            let report = weir_assembly::check(&wasm);
+            let named = carried_name(&report)?;
+            if named.is_none() && !report.accepted {
+                bail!("{file} is no function: {}", report.reasons.join("; "));
+            }
+            named.with_context(|| {
                 format!(
                     "{file} carries no manifest that names it: say how it is called with --name"
                 )
@@ -94,9 +99,9 @@ fn push(args: &PushArgs, client: &Client, output: Output) -> Result<()> {
 }
 
 /// The name in the manifest that a component carries.
-fn carried_name(wasm: &[u8]) -> Result<Option<Name>> {
-    let manifest = weir_assembly::check(wasm).manifest;
-    Ok(manifest.map(|text| carried(&text)).transpose()?.and_then(|manifest| manifest.name))
+fn carried_name(report: &CheckReport) -> Result<Option<Name>> {
+    let manifest = report.manifest.as_deref().map(carried).transpose()?;
+    Ok(manifest.and_then(|manifest| manifest.name))
 }
 
 /// The manifest of which a component carries this text.

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use reqwest::Method;
+use serde::Serialize;
 use weir_control::api::{List, TenantRequest, TokenRequest};
 use weir_control::{NewToken, Tenant, TokenView};
 use weir_spec::{Name, Role};
@@ -45,23 +46,10 @@ pub(super) fn tokens(
     client: &Client,
     output: Output,
 ) -> Result<()> {
-    let tenant = tenant.unwrap_or_else(Name::default_tenant);
-    let path = ["tenants", tenant.as_str(), "tokens"];
+    let of = tenant.clone().unwrap_or_else(Name::default_tenant);
+    let path = ["tenants", of.as_str(), "tokens"];
     match command {
-        TokenCommand::List => {
-            let tokens: List<TokenView> = client.get(&path)?;
-            output.result(&tokens.items, |tokens| {
-                let rows = tokens.iter().map(|token| {
-                    [
-                        token.id.to_string(),
-                        role(token.role).to_owned(),
-                        token.created.clone(),
-                        token.description.clone(),
-                    ]
-                });
-                render::table(["id", "role", "created", "description"], rows)
-            })
-        }
+        TokenCommand::List => list_tokens(tenant, client, output),
         TokenCommand::Add { role, description } => {
             let role = match role {
                 TokenRole::Operator => Role::Operator,
@@ -72,7 +60,7 @@ pub(super) fn tokens(
             output.result(&token, |token| token.token.clone()).map_err(|error| {
                 // Nobody will ever know its text.
                 let id = &token.view.id;
-                let path = ["tenants", tenant.as_str(), "tokens", id.as_str()];
+                let path = ["tenants", of.as_str(), "tokens", id.as_str()];
                 let left = match client.delete(&path) {
                     Ok(()) => "it was removed again".to_owned(),
                     Err(why) => format!("and it is there, with the id {id}: {why:#}"),
@@ -81,10 +69,46 @@ pub(super) fn tokens(
             })
         }
         TokenCommand::Remove { id } => {
-            client.delete(&["tenants", tenant.as_str(), "tokens", id.as_str()])?;
+            client.delete(&["tenants", of.as_str(), "tokens", id.as_str()])?;
             output.done(&format!("token {id} was removed"))
         }
     }
+}
+
+/// A token, and whose it is.
+#[derive(Serialize)]
+struct Token {
+    tenant: Name,
+    #[serde(flatten)]
+    view: TokenView,
+}
+
+/// Those of one tenant, or of all.
+fn list_tokens(tenant: Option<Name>, client: &Client, output: Output) -> Result<()> {
+    let tenants = match tenant {
+        Some(tenant) => vec![tenant],
+        None => {
+            let all: List<Tenant> = client.get(&["tenants"])?;
+            all.items.into_iter().map(|tenant| tenant.name).collect()
+        }
+    };
+    let mut tokens = Vec::new();
+    for tenant in tenants {
+        let own: List<TokenView> = client.get(&["tenants", tenant.as_str(), "tokens"])?;
+        tokens.extend(own.items.into_iter().map(|view| Token { tenant: tenant.clone(), view }));
+    }
+    output.result(&tokens, |tokens| {
+        let rows = tokens.iter().map(|Token { tenant, view }| {
+            [
+                view.id.to_string(),
+                tenant.to_string(),
+                role(view.role).to_owned(),
+                view.created.clone(),
+                view.description.clone(),
+            ]
+        });
+        render::table(["id", "tenant", "role", "created", "description"], rows)
+    })
 }
 
 fn role(role: Role) -> &'static str {

@@ -143,6 +143,11 @@ fn a_chain_file_pushes_the_files_it_names() {
     let functions = host.json(&["function", "list"]);
     let of = |name| functions.as_array().unwrap().iter().find(|function| function["name"] == name);
     assert_eq!(of("lock").unwrap()["tenant"], "acme", "{functions}");
+    // So has it tokens, which whoever sees all tenants is shown.
+    host.ok(&["--tenant", "acme", "token", "add", "--role", "viewer"]);
+    let tokens = host.json(&["token", "list"]);
+    assert_eq!((tokens.as_array().unwrap().len(), &tokens[0]["tenant"]), (1, &"acme".into()));
+    assert_eq!(host.json(&["--tenant", "default", "token", "list"]), serde_json::json!([]));
     // Who has it is told, if that is what is missing.
     let error = host.fails(&["function", "swap", "lock", "--to", "9.9.9"]);
     assert!(error.contains("tenant acme has one: `--tenant acme`"), "{error}");

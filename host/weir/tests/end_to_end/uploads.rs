@@ -147,6 +147,13 @@ fn a_swap_to_what_fails_while_it_is_made_ready_leaves_what_runs() {
     // What is no component at all is told before it is asked how it is called.
     host.write("main.c", "int main;");
     assert!(host.fails(&["function", "push", "main.c"]).contains("main.c is not WebAssembly"));
+    // Nor is what was cut off on its way.
+    let module = wat::parse_str(wat_guest::module(wat_guest::NULL)).unwrap();
+    host.write("cut.wasm", &module[..module.len() / 2]);
+    for name in [&[][..], &["--name", "cut"]] {
+        let error = host.fails(&[&["function", "push", "cut.wasm"], name].concat());
+        assert!(error.contains("it is damaged, or was cut off: "), "{error}");
+    }
     assert!(host.fails(&["function", "push", "."]).contains(". is a directory: push"));
     assert_eq!(host.running(), "1.0.0");
     let before = host.packets_out("edge");
