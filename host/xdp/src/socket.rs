@@ -6,6 +6,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -25,6 +26,9 @@ use crate::ring::{Consumer, Producer};
 const BUSY_POLL_BUDGET: c_int = 64;
 /// What a sent packet is charged: an skb of a whole page, with its bookkeeping.
 const SENT_BYTES: usize = 8192;
+/// In which the kernel has let go of a queue whose socket was closed, with room for a busy machine; and when it is asked again.
+const RELEASE: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// See the module. Fields are dropped in order: no ring outlives its socket's last use.
 #[derive(Debug)]
@@ -109,8 +113,7 @@ impl Socket {
         }
         // Asked for neither, the kernel takes zero-copy where the driver has it, else it copies.
         let flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
-        net::bind(&fd, &SocketAddrXdp::new(flags, index, config.queue))
-            .map_err(Step::Bind.failed())?;
+        bind(&fd, &SocketAddrXdp::new(flags, index, config.queue)).map_err(Step::Bind.failed())?;
         let options = sockopt::xdp_options(&fd).map_err(Step::Bind.failed())?;
         let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
         Ok(Self { rx: rx_ring, tx: tx_ring, fill, completion, zero_copy, fd })
@@ -135,6 +138,17 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Takes a queue. The socket that had it may have been closed a moment ago: the kernel lets go of it in the background.
+fn bind(socket: &OwnedFd, queue: &SocketAddrXdp) -> Result<(), Errno> {
+    let started = Instant::now();
+    loop {
+        match net::bind(socket, queue) {
+            Err(Errno::BUSY) if started.elapsed() < RELEASE => std::thread::sleep(AGAIN),
+            bound => return bound,
+        }
     }
 }
 

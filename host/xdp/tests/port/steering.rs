@@ -236,7 +236,8 @@ fn netns_what_rules_drop_stays_dropped_until_the_next_port_is_there() {
     look(2, 3);
     finish(open, &mut pool);
     // Nobody said that these are to stay.
-    look(3, 2);
+    far.send(&udp(1, 2));
+    assert_eq!(kernel.receive(), udp(1, 2));
     // One without rules has none.
     let kept = close(&rules, &mut pool);
     let unread = port(config(Mode::Auto), &mut pool).unwrap();
@@ -261,7 +262,7 @@ fn netns_what_rules_drop_stays_dropped_until_the_next_port_is_there() {
     }
     // An interface of the same name is another one.
     let kept = close(&rules, &mut pool);
-    ip("link delete a");
+    ip("link delete dev a");
     pair_of("a", 1);
     let (far, kernel) = (Far::on("a-far"), Far::on("a"));
     let (open, steering, _) = steered(config(Mode::Auto), &mut pool);
