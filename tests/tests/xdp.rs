@@ -142,7 +142,7 @@ fn netns_queues_without_a_port_are_told() {
     assert_eq!(notes.len(), 2, "{applied}");
     let told = "port left: left has 2 receive queues, and ports have 1 of them: ";
     assert!(notes[0].starts_with(told), "{notes:?}");
-    let events = lab.weir(&["events"]).to_string();
+    let events = Value::from(lab.events()).to_string();
     assert!(events.contains(told), "{events}");
     let weir = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/weir");
     let config = lab.path("weir.toml");
