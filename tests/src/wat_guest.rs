@@ -350,9 +350,8 @@ pub fn counts_requests(version: u8, refuses: bool) -> Vec<u8> {
     upload(&text.replace("REFUSES", if refuses { "1" } else { "0" }), "message-function-saving")
 }
 
-/// An upload for messages that lets everything pass, with these bodies of `save` and `restore`; the latter leaves its answer at 0x10.
-#[must_use]
-pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
+/// How a module for this interface begins whose `configure` attaches a window, and that wants these events.
+fn attached(interface: &str, wants: u32) -> String {
     const TEXT: &str = r#"(module
   (import "weir:net/host@0.1.0" "attach-window" (func $attach-window (param i32 i32) (result i32)))
   (memory (export "memory") 1)
@@ -361,17 +360,23 @@ pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
     (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
     (global.get $top)
     (global.set $top (i32.add (global.get $top) (local.get 3))))
-  (func (export "weir:net/message@0.1.0#configure")
+  (func (export "weir:net/INTERFACE@0.1.0#configure")
     (param $bytes i32) (param $align i32) (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
     (local $region i32)
     (local.set $bytes (i32.add (local.get $bytes) (local.get $align)))
     (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
       (i32.shr_u (local.get $bytes) (i32.const 16)))) (i32.const 16)))
     (drop (call $attach-window (local.get $region) (local.get $bytes)))
-    ;; It wants the heads of requests.
-    (i32.store (i32.const 4) (i32.const 1))
+    (i32.store (i32.const 4) (i32.const WANTS))
     (i32.const 0))
-  (func (export "weir:net/message@0.1.0#request-head") (param i32 i32) (result i64) (i64.const 0))
+"#;
+    TEXT.replace("INTERFACE", interface).replace("WANTS", &wants.to_string())
+}
+
+/// An upload for messages that lets everything pass, with these bodies of `save` and `restore`; the latter leaves its answer at 0x10.
+#[must_use]
+pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
+    const TEXT: &str = r#"  (func (export "weir:net/message@0.1.0#request-head") (param i32 i32) (result i64) (i64.const 0))
   (func (export "weir:net/message@0.1.0#request-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
   (func (export "weir:net/message@0.1.0#response-head") (param i32 i32) (result i64) (i64.const 0))
   (func (export "weir:net/message@0.1.0#response-body") (param i32 i32 i32 i32) (result i64) (i64.const 0))
@@ -387,35 +392,19 @@ pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
     RESTORE
     (i32.const 0x10)))"#;
     let text = TEXT.replace("SAVE", save).replace("RESTORE", restore);
-    upload(&text, "message-function-saving")
+    // It wants the heads of requests.
+    upload(&(attached("message", 1) + &text), "message-function-saving")
 }
 
 /// An upload of a function for connections that wants these events, and answers their being opened with what this leaves on the stack. It
 /// traps when it sees bytes.
 #[must_use]
 pub fn for_connections(wants: u32, opened: &str) -> Vec<u8> {
-    const TEXT: &str = r#"(module
-  (import "weir:net/host@0.1.0" "attach-window" (func $attach-window (param i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (global $top (mut i32) (i32.const 0x1000))
-  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-    (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
-    (global.get $top)
-    (global.set $top (i32.add (global.get $top) (local.get 3))))
-  (func (export "weir:net/connection@0.1.0#configure")
-    (param $bytes i32) (param $align i32) (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32) (result i32)
-    (local $region i32)
-    (local.set $bytes (i32.add (local.get $bytes) (local.get $align)))
-    (local.set $region (i32.shl (memory.grow (i32.add (i32.const 1)
-      (i32.shr_u (local.get $bytes) (i32.const 16)))) (i32.const 16)))
-    (drop (call $attach-window (local.get $region) (local.get $bytes)))
-    (i32.store (i32.const 4) (i32.const WANTS))
-    (i32.const 0))
-  (func (export "weir:net/connection@0.1.0#opened") (param i32 i32) (result i64) OPENED)
+    const TEXT: &str = r#"  (func (export "weir:net/connection@0.1.0#opened") (param i32 i32) (result i64) OPENED)
   (func (export "weir:net/connection@0.1.0#data") (param i32 i32 i32 i32 i32) (result i64) (unreachable))
   (func (export "weir:net/connection@0.1.0#resume") (param i32 i32 i32 i32 i32 i32) (result i64) (i64.const 0))
   (func (export "weir:net/connection@0.1.0#ended") (param i32 i32 i32 i64))
   (func (export "weir:net/connection@0.1.0#tick") (param i64)))"#;
-    let text = TEXT.replace("WANTS", &wants.to_string()).replace("OPENED", opened);
+    let text = attached("connection", wants) + &TEXT.replace("OPENED", opened);
     upload(&text, "connection-function")
 }

@@ -58,10 +58,7 @@ fn netns_a_port_that_was_opened_and_cannot_be_given_to_a_chain_is_opened_once_mo
     let lab = Lab::new(PortKind::Xdp, "");
     lab.push("null", "1.0.0");
     lab.middle.sh("ip link set dev right down");
-    lab.write(
-        "edge.toml",
-        "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n[[function]]\nuse = \"null\"\n",
-    );
+    lab.write_edge("", "[[function]]\nuse = \"null\"\n");
     let refused = lab.refused(&["chain", "apply", "edge.toml"]);
     assert!(refused.contains("it is opened as soon as it can be"), "{refused}");
     lab.middle.sh("ip link set dev right up");
@@ -132,10 +129,7 @@ fn netns_a_way_to_the_kernel_that_was_made_for_one_queue_is_told_and_had_when_it
 fn netns_queues_without_a_port_are_told() {
     let lab = Lab::with_queues(2, PortKind::Xdp, "", "");
     lab.push("null", "1.0.0");
-    lab.write(
-        "edge.toml",
-        "name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n[[function]]\nuse = \"null\"\n",
-    );
+    lab.write_edge("", "[[function]]\nuse = \"null\"\n");
     let applied = lab.weir(&["chain", "apply", "edge.toml"]);
     let notes: Vec<&str> =
         applied["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
@@ -144,8 +138,8 @@ fn netns_queues_without_a_port_are_told() {
     assert!(notes[0].starts_with(told), "{notes:?}");
     let events = Value::from(lab.events()).to_string();
     assert!(events.contains(told), "{events}");
-    let weir = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/weir");
-    let config = lab.path("weir.toml");
+    let weir = weir_tests::built::workspace().join("target/release/weir");
+    let (weir, config) = (weir.display(), lab.path("weir.toml"));
     let checked = lab.middle.sh(&format!("{weir} run --check --config {}", config.display()));
     assert!(checked.contains(&format!("note: {told}")), "{checked}");
 }

@@ -128,15 +128,20 @@ fn a_flow_is_forgotten_when_its_time_is_over() {
     assert_eq!(back(&mut fw, udp(b, a)), DENIED);
 }
 
+/// A ping, and its answer.
+fn pings() -> [Vec<u8>; 2] {
+    let (mut ping, mut pong) = (Vec::new(), Vec::new());
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(IN, OUT, 64);
+    step.icmpv4_echo_request(5, 6).write(&mut ping, b"hello").unwrap();
+    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(OUT, IN, 64);
+    step.icmpv4_echo_reply(5, 6).write(&mut pong, b"hello").unwrap();
+    [ping, pong]
+}
+
 #[test]
 fn pings_and_errors_about_known_flows_pass() {
     let mut fw = firewall(RULES);
-    let mut ping = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(IN, OUT, 64);
-    step.icmpv4_echo_request(5, 6).write(&mut ping, b"hello").unwrap();
-    let mut pong = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(OUT, IN, 64);
-    step.icmpv4_echo_reply(5, 6).write(&mut pong, b"hello").unwrap();
+    let [ping, pong] = pings();
     assert_eq!(back(&mut fw, pong.clone()), DENIED);
     assert_eq!(out(&mut fw, ping), Verdict::Next);
     assert_eq!(back(&mut fw, pong), Verdict::Next);
@@ -473,12 +478,7 @@ fn tagged(frame: &[u8], vlans: &[u16]) -> Vec<u8> {
 fn a_flow_of_one_vlan_is_none_of_another() {
     let mut fw = firewall(RULES);
     let (a, b) = ((IN, 4000), (OUT, 53));
-    let mut echo = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(IN, OUT, 64);
-    step.icmpv4_echo_request(5, 6).write(&mut echo, b"hello").unwrap();
-    let mut reply = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(OUT, IN, 64);
-    step.icmpv4_echo_reply(5, 6).write(&mut reply, b"hello").unwrap();
+    let [echo, reply] = pings();
     let error = about(&udp(a, b), 3, IN);
     for there in [&[][..], &[10], &[20], &[10, 20]] {
         assert_eq!(out(&mut fw, tagged(&udp(a, b), there)), Verdict::Next);

@@ -1,6 +1,7 @@
 //! Which backend a connection has, in the state region.
 
 use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
+use weir_sdk::wire::Tcp;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Slots looked at by each sweep.
@@ -10,21 +11,15 @@ const HALF: u32 = 30;
 /// Seconds that a connection is remembered after its end (RFC 5382, REQ-5: the transitory timeout).
 const OVER: u32 = 240;
 
-/// TCP's flags that a connection's state depends on.
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-
 /// Whether TCP's flags (0 of UDP) are those of a segment that may begin or end a connection.
 #[inline(always)]
 pub(crate) fn is_turn(flags: u8) -> bool {
-    flags & (FIN | SYN | RST) != 0
+    flags & (Tcp::FIN | Tcp::SYN | Tcp::RST) != 0
 }
 
 /// Whether a segment asks for a new connection.
 pub(crate) fn is_request(flags: u8) -> bool {
-    flags & (SYN | ACK) == SYN
+    flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
 }
 
 /// Who sent a packet.
@@ -72,15 +67,15 @@ impl Connection {
         }
         match by {
             By::Backend => self.state |= bits::ANSWERED,
-            By::Client | By::ClientAlone if flags & SYN == 0 => self.state |= bits::OPEN,
+            By::Client | By::ClientAlone if flags & Tcp::SYN == 0 => self.state |= bits::OPEN,
             By::Client | By::ClientAlone => {}
         }
-        if flags & FIN != 0 {
+        if flags & Tcp::FIN != 0 {
             self.state |= bits::FIN;
         }
         // Anybody may send a RST that its receiver does not heed.
         self.state &= !bits::RESET;
-        if flags & RST != 0 {
+        if flags & Tcp::RST != 0 {
             self.state |= bits::RESET;
         }
         let seconds = match self.state {
@@ -172,12 +167,11 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
         connection.advance(flags, by, now, idle);
         let mut kept = self.map.insert(hash, key, connection).is_ok();
         if !kept {
-            self.map.retain_near(hash, |_, connection| connection.expires > now);
-            kept = self.map.insert(hash, key, connection).is_ok();
-        }
-        let soonest = |_: &K, c: &Connection| (c.state != UNDER_WAY).then_some(c.expires);
-        if !kept && self.map.evict_near(hash, soonest) {
-            self.opened.given_up += 1;
+            let soonest = |_: &K, c: &Connection| (c.state != UNDER_WAY).then_some(c.expires);
+            let freed = self.map.retain_near(hash, |_, connection| connection.expires > now);
+            if freed == 0 && self.map.evict_near(hash, soonest) {
+                self.opened.given_up += 1;
+            }
             kept = self.map.insert(hash, key, connection).is_ok();
         }
         self.opened.kept += u64::from(kept);

@@ -227,10 +227,9 @@ impl<K: Flow> Family<K> {
 
     /// Of which backend's service an ICMP error in reverse is, `key` being the flow from the backend to the client.
     pub(crate) fn about_outward(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
-        match self.trace(pool, key, None, now) {
-            (Some(place), _) => Some(place),
-            (None, chosen) => chosen,
-        }
+        let first = self.backend(key.from(), key.protocol())?;
+        let (known, chosen) = self.trace(pool, key, first, None, now);
+        known.or(chosen)
     }
 
     /// Of which connection a packet from a backend is, `key` being the flow from there to the client. What has none is of the service
@@ -238,10 +237,8 @@ impl<K: Flow> Family<K> {
     /// there a backend's own flows look the same.
     pub(crate) fn outward(&mut self, pool: &Pool, key: K, flags: u8, now: u32) -> Origin {
         let (from, protocol) = (key.from(), key.protocol());
-        if self.backend(from, protocol).is_none() {
-            return Origin::Own;
-        }
-        let (known, chosen) = self.trace(pool, key, Some(flags), now);
+        let Some(first) = self.backend(from, protocol) else { return Origin::Own };
+        let (known, chosen) = self.trace(pool, key, first, Some(flags), now);
         if let Some(place) = known {
             return Origin::Service(place);
         }
@@ -269,18 +266,19 @@ impl<K: Flow> Family<K> {
         }
     }
 
-    /// The backend that has a connection of which this flow is the reverse; and that for which Maglev's table would choose it. With
-    /// flags, there is a packet of it.
+    /// The backend that has a connection of which this flow is the reverse; and that for which Maglev's table would choose it. `first`:
+    /// the first backend that may be meant. With flags, there is a packet of it.
     fn trace(
         &mut self,
         pool: &Pool,
         key: K,
+        first: Place,
         flags: Option<u8>,
         now: u32,
     ) -> (Option<Place>, Option<Place>) {
         let (from, client, protocol) = (key.from(), key.to(), key.protocol());
         let idle = self.idle(protocol);
-        let (mut place, mut chosen) = (self.backend(from, protocol), None);
+        let (mut place, mut chosen) = (Some(first), None);
         while let Some(at) = place {
             let target = &pool.targets[at as usize];
             // With any port, it is the same on both sides.

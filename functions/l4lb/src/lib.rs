@@ -23,7 +23,7 @@ pub use config::{BackendConfig, Config, Mode, ServiceConfig};
 use connections::is_turn;
 use family::{Family, Flow, Origin, Way};
 use filter::Filter;
-use pool::Pool;
+use pool::{Place, Pool};
 use rewrite::{At, End, Quoted};
 
 #[cfg(test)]
@@ -102,18 +102,19 @@ impl Function for LoadBalancer {
         let mut region = setup.region();
         let too_many = |error: String| format!("config: max-connections: {error}");
         let v4 = |ip| <FlowV4 as Flow>::address(ip);
-        let translated = |target: &&pool::Target| target.mode == Mode::Dnat;
+        let translated = || {
+            let targets = pool.targets.iter().filter(|target| target.mode == Mode::Dnat);
+            targets.filter_map(|target| v4(target.end.0))
+        };
         Ok(Self {
             v4: Family::new(&mut region, "connections-v4", &config, &hasher, &services, &pool)
                 .map_err(too_many)?,
             v6: Family::new(&mut region, "connections-v6", &config, &hasher, &services, &pool)
                 .map_err(too_many)?,
-            clients_to: Filter::of(services.iter().filter_map(|service| v4(service.vip)).chain(
-                pool.targets.iter().filter(translated).filter_map(|target| v4(target.end.0)),
-            )),
-            backends_from: Filter::of(
-                pool.targets.iter().filter(translated).filter_map(|target| v4(target.end.0)),
+            clients_to: Filter::of(
+                services.iter().filter_map(|service| v4(service.vip)).chain(translated()),
             ),
+            backends_from: Filter::of(translated()),
             pool,
             swept: 0,
             counters: Counters {
@@ -270,20 +271,10 @@ impl LoadBalancer {
         reverse: bool,
         now: u32,
     ) -> Decision {
-        // The quoted packet went the other way.
-        let place =
-            match (headers.addresses, reverse) {
-                (Addresses::V4 { .. }, false) => {
-                    about::<FlowV4>(quoted).and_then(|key| self.v4.about(&self.pool, key, now))
-                }
-                (Addresses::V6 { .. }, false) => {
-                    about::<FlowV6>(quoted).and_then(|key| self.v6.about(&self.pool, key, now))
-                }
-                (Addresses::V4 { .. }, true) => about::<FlowV4>(quoted)
-                    .and_then(|key| self.v4.about_outward(&self.pool, key, now)),
-                (Addresses::V6 { .. }, true) => about::<FlowV6>(quoted)
-                    .and_then(|key| self.v6.about_outward(&self.pool, key, now)),
-            };
+        let place = match headers.addresses {
+            Addresses::V4 { .. } => about(&mut self.v4, &self.pool, quoted, reverse, now),
+            Addresses::V6 { .. } => about(&mut self.v6, &self.pool, quoted, reverse, now),
+        };
         let Some(target) = place.map(|place| &self.pool.targets[place as usize]) else {
             return Decision::Pass;
         };
@@ -316,11 +307,19 @@ impl LoadBalancer {
     }
 }
 
-/// The flow that an ICMP error is about, from the side of who gets the error: that of the quoted packet's answers.
-fn about<K: Flow>(quoted: &Quoted) -> Option<K> {
+/// Whose connection an ICMP error is about.
+fn about<K: Flow>(
+    family: &mut Family<K>,
+    pool: &Pool,
+    quoted: &Quoted,
+    reverse: bool,
+    now: u32,
+) -> Option<Place> {
+    // The quoted packet went the other way: from the side of who gets the error, the flow is that of its answers.
     let from = (K::address(quoted.destination)?, quoted.destination_port);
     let to = (K::address(quoted.source)?, quoted.source_port);
-    Some(K::new(from, to, quoted.at.protocol))
+    let key = K::new(from, to, quoted.at.protocol);
+    if reverse { family.about_outward(pool, key, now) } else { family.about(pool, key, now) }
 }
 
 fn balance<K: Flow>(

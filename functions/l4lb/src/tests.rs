@@ -30,14 +30,13 @@ fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
     frame
 }
 
-/// A segment with nothing in it; flags as TCP has them.
+/// A segment; flags as TCP has them.
 fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
     let mut frame = tcp(from, to);
     let old = u16::from_be_bytes([frame[46], frame[47]]);
     frame[47] = flags;
-    let difference = u64::from(!old) + u64::from(u16::from_be_bytes([frame[46], flags]));
     let sum = u16::from_be_bytes([frame[50], frame[51]]);
-    let sum = weir_sdk::checksum::update(sum, difference);
+    let sum = weir_sdk::checksum::update16(sum, old, u16::from_be_bytes([frame[46], flags]));
     frame[50..52].copy_from_slice(&sum.to_be_bytes());
     frame
 }

@@ -228,9 +228,9 @@ impl FlowV6 {
     #[must_use]
     #[inline]
     pub fn reversed(&self) -> Self {
-        let Self([.., rest]) = *self;
-        let reversed = Self::directed(self.destination(), self.source(), self.protocol());
-        reversed.within((rest >> VLANS) as u32)
+        let Self([a, b, c, d, rest]) = *self;
+        let ports = u64::from((rest as u32).rotate_left(16));
+        Self([c, d, a, b, rest >> 32 << 32 | ports])
     }
 
     /// As [`FlowV4::within`].

@@ -365,11 +365,10 @@ pub fn addresses(frame: &[u8]) -> Option<(Addresses, usize)> {
 /// only tell a priority (IEEE 802.1Q, section 9.6).
 #[must_use]
 pub fn vlans(frame: &[u8]) -> u32 {
-    let tags = frame.get(ETHERNET - 2..).unwrap_or_default().chunks_exact(4).take(2);
-    let tags = tags
-        .map(|tag| [u16::from_be_bytes([tag[0], tag[1]]), u16::from_be_bytes([tag[2], tag[3]])]);
-    let tags = tags.take_while(|[kind, _]| matches!(*kind, VLAN | QINQ | QINQ_OLD));
-    tags.fold(0, |vlans, [_, tag]| vlans << 12 | u32::from(tag & 0xfff))
+    let Some((_, l3)) = link(frame) else { return 0 };
+    let tags = frame[ETHERNET..l3].chunks_exact(4);
+    let tags = tags.map(|tag| u16::from_be_bytes([tag[0], tag[1]]));
+    tags.fold(0, |vlans, tag| vlans << 12 | u32::from(tag & 0xfff))
 }
 
 /// Type of what follows Ethernet's header and up to two tags, and where.

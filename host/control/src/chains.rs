@@ -383,19 +383,14 @@ impl Control {
     pub fn restore_again(&self) {
         let mut pause = AGAIN_AFTER;
         loop {
-            let failed = self.failed().clone();
-            let again: Vec<_> = failed.iter().filter(|(_, failure)| failure.passes).collect();
+            let passes = |(id, failure): (&ChainId, &Failure)| failure.passes.then(|| id.clone());
+            let again: Vec<_> = self.failed().iter().filter_map(passes).collect();
             if again.is_empty() || self.takes_changes().is_err() {
                 return;
             }
             std::thread::sleep(pause);
-            for (id, _) in again {
-                if self.restore_chain(id, None) {
-                    let message =
-                        format!("chain {} was deployed: what it lacked is there", id.name);
-                    let kind = EventKind::ChainApplied;
-                    self.events.emit(kind, Some(&id.tenant), id.name.as_str(), message);
-                }
+            for id in again {
+                self.bring_back(&id, None, "what it lacked is there");
             }
             pause = (pause * 2).min(AGAIN_AT_LEAST);
         }
@@ -412,6 +407,14 @@ impl Control {
                     "listener {name} lets nobody through: tenant {tenant} has no chain {chain} yet"
                 );
             }
+        }
+    }
+
+    /// As [`Self::restore_chain`], which is told if it runs by that, and `why`.
+    fn bring_back(&self, id: &ChainId, at: Option<&Name>, why: &str) {
+        if self.restore_chain(id, at) {
+            let message = format!("chain {} was deployed: {why}", id.name);
+            self.events.emit(EventKind::ChainApplied, Some(&id.tenant), id.name.as_str(), message);
         }
     }
 
@@ -469,9 +472,8 @@ impl Control {
         };
         let damaged = |id: &ChainId| self.failed().get(id).is_some_and(|failure| failure.damaged);
         for (id, record) in state.chains.iter().filter(|(id, _)| id.tenant == *tenant) {
-            if damaged(id) && has(record) && self.restore_chain(id, None) {
-                let message = format!("chain {} was deployed: its Wasm is whole again", id.name);
-                self.events.emit(EventKind::ChainApplied, Some(tenant), id.name.as_str(), message);
+            if damaged(id) && has(record) {
+                self.bring_back(id, None, "its Wasm is whole again");
             }
         }
     }
@@ -491,11 +493,7 @@ impl Control {
         let thread = std::thread::Builder::new().name("weir-restore".to_owned());
         let deploy = move || {
             for id in control.to_deploy_at(&tenant, &port) {
-                if control.restore_chain(&id, Some(&port)) {
-                    let message = format!("chain {} was deployed: port {port} is there", id.name);
-                    let kind = EventKind::ChainApplied;
-                    control.events.emit(kind, Some(&tenant), id.name.as_str(), message);
-                }
+                control.bring_back(&id, Some(&port), &format!("port {port} is there"));
             }
         };
         if let Err(error) = thread.spawn(deploy) {

@@ -308,6 +308,7 @@ impl Control {
         let watched = self.watched(id);
         self.store.change(|state| {
             let users = users(state, id, Some(version));
+            let watched = watched.filter(|new| goes_back(state, id, new, version));
             let slot = function_mut(state, id)?;
             if !slot.versions.contains_key(version) {
                 return Err(no_version(id, slot, version));
@@ -324,15 +325,12 @@ impl Control {
                     id.name, id.name
                 )));
             }
-            if let Some(new) = watched
-                && goes_back(state, id, &new, version)
-            {
+            if let Some(new) = watched {
                 return Err(ControlError::Conflict(format!(
                     "version {version} of function {} comes back if version {new} faults, which is watched because it is new: remove it when `[rollout] watch` is over",
                     id.name
                 )));
             }
-            let slot = function_mut(state, id)?;
             Arc::make_mut(slot).versions.remove(version);
             if slot.versions.is_empty() {
                 state.functions.remove(id);

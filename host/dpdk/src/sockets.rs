@@ -1,11 +1,13 @@
 //! The kernel's sockets that some drivers work with, found among the process's open files: DPDK does not give them away.
 
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
 use std::fs;
 use std::os::fd::RawFd;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::interface;
 
 /// Longer than the kernel takes to let go of the queue of an AF_XDP socket that was closed: a worker of its own does that,
 /// some milliseconds later.
@@ -15,11 +17,9 @@ const RELEASE: Duration = Duration::from_millis(250);
 static CLOSED: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// The packet sockets on this interface (packet(7)), by their numbers.
-pub(crate) fn packet(interface: &str) -> Vec<RawFd> {
-    let Ok(name) = CString::new(interface) else { return Vec::new() };
-    // SAFETY: a string that ends with a zero, which the call only reads.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    let on_it = |fd: &RawFd| index > 0 && packet_interface(*fd) == i64::from(index);
+pub(crate) fn packet(name: &str) -> Vec<RawFd> {
+    let Some(index) = interface::index(name) else { return Vec::new() };
+    let on_it = |fd: &RawFd| packet_interface(*fd) == i64::from(index);
     let mut sockets: Vec<_> = open().filter(on_it).collect();
     sockets.sort_unstable();
     sockets

@@ -193,7 +193,10 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
         let tls = tls.map_err(|error| (Some(Failure::Tls), error))?;
         let session = tls.get_ref().1;
         server_name = session.server_name().map(Box::from);
-        certificate = session.peer_certificates().and_then(|all| tls::told(all.first()?));
+        // A connection that carries no requests has nobody to tell.
+        if plan.config.protocol == Protocol::Http {
+            certificate = session.peer_certificates().and_then(|all| tls::told(all.first()?));
+        }
         let stream = Stream::tls(tls.into(), traffic, patience);
         http2 = stream.alpn().map(|protocol| protocol == b"h2");
         stream

@@ -18,8 +18,7 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// That of one connection among others.
     pub(crate) fn within(all: &Arc<Self>) -> Arc<Self> {
-        let (received, sent) = Default::default();
-        Arc::new(Self { received, sent, all: Some(Arc::clone(all)) })
+        Arc::new(Self { all: Some(Arc::clone(all)), ..Self::default() })
     }
 
     pub(crate) fn add(&self, received: u64, sent: u64) {

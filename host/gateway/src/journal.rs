@@ -106,12 +106,14 @@ impl Writer {
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        if !self.file.as_ref().is_some_and(|file| is_at(file, &self.path)) {
-            self.file = None;
-            self.file = Some(open(&self.path)?);
-            self.torn = false;
-        }
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let file = match self.file.take().filter(|file| is_at(file, &self.path)) {
+            Some(file) => file,
+            None => {
+                self.torn = false;
+                open(&self.path)?
+            }
+        };
+        let file = self.file.insert(file);
         if self.torn {
             file.write_all(b"\n")?;
         }

@@ -91,8 +91,11 @@ async fn run(mut errands: mpsc::UnboundedReceiver<Errand>) {
 }
 
 fn keep(plan: &Plan) -> Vec<JoinHandle<()>> {
-    let watched = plan.files().map(|files| tokio::task::spawn_local(watch_files(files)));
-    let mut tasks: Vec<_> = watched.collect();
+    let mut tasks = Vec::new();
+    let files: Vec<_> = plan.files().collect();
+    if !files.is_empty() {
+        tasks.push(tokio::task::spawn_local(watch_files(files)));
+    }
     for (route, members) in plan.routes.iter().zip(&plan.members) {
         if let Target::Name { .. } = members.target {
             let kept = Arc::clone(members).keep_up(plan.config.resolve);
@@ -143,13 +146,15 @@ async fn look_after_all(
 }
 
 /// Reads certificates again when their files change.
-async fn watch_files(files: Arc<dyn FromFiles>) {
+async fn watch_files(all: Vec<Arc<dyn FromFiles>>) {
     loop {
         tokio::time::sleep(FILES).await;
-        if files.stale()
-            && let Err(error) = files.reload()
-        {
-            tracing::error!(%error, "certificates stay those they were");
+        for files in &all {
+            if files.stale()
+                && let Err(error) = files.reload()
+            {
+                tracing::error!(%error, "certificates stay those they were");
+            }
         }
     }
 }

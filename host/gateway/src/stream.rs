@@ -242,16 +242,15 @@ impl Stream {
     }
 
     /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
-    pub(crate) fn into_tcp(self) -> Result<(TcpStream, Arc<Traffic>), Box<Self>> {
-        let Self { inner, early, traffic, pulse, patience, tunnels, stalled, deadline } = self;
-        let inner = match inner {
-            Inner::Plain(socket) if early.is_empty() => match Socket::into_tcp(socket) {
-                Ok(tcp) => return Ok((tcp, traffic)),
+    pub(crate) fn into_tcp(mut self) -> Result<(TcpStream, Arc<Traffic>), Box<Self>> {
+        self.inner = match self.inner {
+            Inner::Plain(socket) if self.early.is_empty() => match Socket::into_tcp(socket) {
+                Ok(tcp) => return Ok((tcp, self.traffic)),
                 Err(socket) => Inner::Plain(socket),
             },
             inner => inner,
         };
-        Err(Box::new(Self { inner, early, traffic, pulse, patience, tunnels, stalled, deadline }))
+        Err(Box::new(self))
     }
 
     /// Ready when the kernel has taken all that was written.

@@ -31,10 +31,10 @@ pub struct Station {
     /// The lane that has them.
     seated: Option<usize>,
     members: Vec<Member>,
-    /// There if packets have to be told apart.
+    /// There but during a burst, also while nobody asks it: it has megabytes, and is not made on the data path.
     steering: Option<Box<Steering>>,
-    /// What that will be, as long as they have not: it has megabytes, and is not made on the data path.
-    spare: Option<Box<Steering>>,
+    /// Packets have to be told apart.
+    tells_apart: bool,
     rules: Arc<Rules>,
     /// Counts of what no lane had.
     shared: Arc<Shared>,
@@ -94,8 +94,8 @@ impl Station {
             context: Some(Box::new(context)),
             seated: None,
             members: Vec::new(),
-            steering: None,
-            spare: Some(Box::new(steering)),
+            steering: Some(Box::new(steering)),
+            tells_apart: false,
             rules: Arc::default(),
             shared,
             moved: false,
@@ -199,23 +199,15 @@ impl Station {
         let decides = lanes.into_iter().flat_map(|plan| &plan.functions);
         let decides =
             self.moves || decides.into_iter().any(|f| f.flow_verdicts || !f.targets.is_empty());
-        if self.rules.is_empty() && self.members.len() == 1 && rest.is_some() && !decides {
-            if let Some(mut steering) = self.steering.take() {
-                steering.arrange(Arc::clone(&self.rules), Vec::new(), None);
-                self.spare = Some(steering);
-            }
-            self.context_mut().notes_answers = false;
-            return self.forget_placed();
+        self.tells_apart =
+            !self.rules.is_empty() || self.members.len() != 1 || rest.is_none() || decides;
+        self.context_mut().notes_answers = self.tells_apart && self.context().kernel.is_some();
+        let asked = self.members.iter().filter(|_| self.tells_apart);
+        let lanes = asked.map(|member| (member.key.clone(), member.lane.plan().upward.is_some()));
+        let (lanes, rest) = (lanes.collect(), rest.filter(|_| self.tells_apart));
+        if let Some(steering) = &mut self.steering {
+            steering.arrange(Arc::clone(&self.rules), lanes, rest);
         }
-        let kernel = self.context().kernel.is_some();
-        self.context_mut().notes_answers = kernel;
-        let lanes = self.members.iter();
-        let lanes = lanes.map(|member| (member.key.clone(), member.lane.plan().upward.is_some()));
-        let lanes = lanes.collect();
-        let steering = self.steering.take().or_else(|| self.spare.take());
-        let mut steering = steering.expect("it is the one or the other between bursts");
-        steering.arrange(Arc::clone(&self.rules), lanes, rest);
-        self.steering = Some(steering);
         self.forget_placed();
     }
 
@@ -277,7 +269,7 @@ impl Station {
 
     /// Handles bursts until the turn is over, there are no packets, or all has ended.
     pub fn turn(&mut self) -> Turn {
-        if self.steering.is_none() && self.members.len() == 1 {
+        if !self.tells_apart && self.members.len() == 1 {
             self.seat(0);
             let turn = self.members[0].lane.turn();
             if !self.context().moves.is_empty() {
@@ -676,7 +668,7 @@ mod tests {
         let place = |steering: &Option<Box<Steering>>| {
             ptr::from_ref::<Steering>(steering.as_ref().expect("it is there")).addr()
         };
-        let made = place(&station.spare);
+        let made = place(&station.steering);
         let rules = Rules { table: Table::new(&[Rule::all(Target::Drop)]), ..Rules::default() };
         let rules = Arc::new(rules);
         for _ in 0..2 {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use wasmtime::WasmBacktrace;
 
 use crate::admit::Admitted;
-use crate::compile::CompileError;
+use crate::compile::{CompileError, hex};
 use crate::compiler::run_child;
 use crate::function_cache::{put, take};
 use crate::lines::Lines;
@@ -170,10 +170,7 @@ pub(crate) fn untagged(text: &str) -> String {
 }
 
 fn key(hash: [u8; 32]) -> String {
-    hash[..6].iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&hash[..6])
 }
 
 /// Makes a component known to [`explain`].

@@ -196,21 +196,17 @@ impl HostConfig {
 
     /// Whether each queue of an interface is one `xdp` port's.
     fn check_xdp_queues(&self) -> Result<(), Invalid> {
-        let taken = |port: &Port| {
-            let first = port.queue.unwrap_or(0);
-            first..first.saturating_add(port.queues.map_or(1, u32::from))
-        };
         for (index, port) in self.ports.iter().enumerate() {
-            let mine = taken(port);
+            let mine = port.xdp_queues();
             let other = self.ports[..index].iter().find(|other| {
-                let theirs = taken(other);
+                let theirs = other.xdp_queues();
                 port.interface.is_some()
                     && other.interface == port.interface
                     && mine.start < theirs.end
                     && theirs.start < mine.end
             });
             if let (Some(other), Some(interface)) = (other, &port.interface) {
-                let queue = mine.start.max(taken(other).start);
+                let queue = mine.start.max(other.xdp_queues().start);
                 let message = format!("port {} has queue {queue} of {interface}, too", other.name);
                 return Err(Invalid::at("interface", message)
                     .help("give each port its own queues (`queue`, `queues`)")

@@ -1,5 +1,6 @@
 //! `[[port]]` of `weir.toml`: where packets enter and leave.
 
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -197,6 +198,13 @@ pub struct Port {
 }
 
 impl Port {
+    /// The queues of its interface that an `xdp` port has.
+    #[must_use]
+    pub fn xdp_queues(&self) -> Range<u32> {
+        let first = self.queue.unwrap_or(0);
+        first..first.saturating_add(self.queues.map_or(1, u32::from))
+    }
+
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         let keys = [
             ("file", self.file.is_some(), PortKind::Pcap),

@@ -18,7 +18,8 @@ pub(crate) fn warning<'p>(
     let mine = |other: &&Port| {
         other.kind == PortKind::Xdp && other.interface.as_deref() == Some(interface)
     };
-    let had: BTreeSet<u32> = ports.filter(mine).flat_map(of).filter(|n| *n < queues).collect();
+    let had = ports.filter(mine).flat_map(Port::xdp_queues).filter(|queue| *queue < queues);
+    let had: BTreeSet<u32> = had.collect();
     let had = had.len();
     (had < queues as usize).then(|| {
         format!(
@@ -29,12 +30,6 @@ pub(crate) fn warning<'p>(
             had.max(1)
         )
     })
-}
-
-/// The queues of a port.
-fn of(port: &Port) -> impl Iterator<Item = u32> + use<> {
-    let first = port.queue.unwrap_or(0);
-    first..first + u32::from(port.queues.unwrap_or(1))
 }
 
 /// Receive queues that an interface has now; it may have been made for more.

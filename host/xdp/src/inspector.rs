@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use weir_port::{Details, Inspect};
 use weir_xdp_layout::Counts;
 
+use crate::config::XdpConfig;
 use crate::error::{self, mode_name};
 use crate::interface::Interface;
 use crate::program::Program;
@@ -18,6 +19,8 @@ pub(crate) struct Inspector {
     queue: u32,
     /// None of a port that is yet to be opened.
     steering: Option<Arc<Steering>>,
+    /// The queue is the port's first: it tells of queues without a port, too.
+    first: bool,
     /// Rooms in the fill ring.
     filled: AtomicU32,
     state: Mutex<State>,
@@ -31,8 +34,6 @@ struct State {
     program: Weak<Program>,
     /// The queue's counts when the port got the program; without one, what they had come to.
     counts: Counts,
-    /// The queue is the port's first: it tells of queues without a port, too.
-    first: bool,
     /// The interface that the port was attached to, as long as there is the port: another one may have the name by now.
     index: Option<u32>,
     /// Why the port works no more.
@@ -40,21 +41,26 @@ struct State {
 }
 
 impl Inspector {
-    pub(crate) fn new(interface: &str, queue: u32, steering: Option<Arc<Steering>>) -> Self {
-        let (filled, state) = (AtomicU32::new(0), Mutex::default());
-        Self { interface: interface.to_owned(), queue, steering, filled, state }
+    pub(crate) fn new(config: &XdpConfig, steering: Option<Arc<Steering>>) -> Self {
+        Self {
+            interface: config.interface.clone(),
+            queue: config.queue,
+            steering,
+            first: config.first_queue.is_none_or(|first| first == config.queue),
+            filled: AtomicU32::new(0),
+            state: Mutex::default(),
+        }
     }
 
-    /// The port has this program on the interface of this number, and a socket now. `first`: the queue is the port's first.
-    pub(crate) fn opened(&self, program: &Arc<Program>, index: u32, zero_copy: bool, first: bool) {
+    /// The port has this program on the interface of this number, and a socket now.
+    pub(crate) fn opened(&self, program: &Arc<Program>, index: u32, zero_copy: bool) {
         let (mode, copies) =
             (mode_name(program.mode()), if zero_copy { "zero-copy" } else { "copy" });
         *self.state() = State {
             driver: Some(format!("{mode}, {copies}")),
             pinned: Some(program.pinned()),
             program: Arc::downgrade(program),
-            counts: self.counts_of(program, first),
-            first,
+            counts: self.counts_of(program),
             index: Some(index),
             broken: None,
         };
@@ -87,7 +93,7 @@ impl Inspector {
 
     fn counts(&self, state: &State) -> Counts {
         let Some(program) = state.program.upgrade() else { return state.counts };
-        let (now, before) = (self.counts_of(&program, state.first), state.counts);
+        let (now, before) = (self.counts_of(&program), state.counts);
         Counts {
             redirected: now.redirected - before.redirected,
             unclaimed: now.unclaimed - before.unclaimed,
@@ -98,9 +104,9 @@ impl Inspector {
     }
 
     /// Since the program was loaded.
-    fn counts_of(&self, program: &Program, first: bool) -> Counts {
+    fn counts_of(&self, program: &Program) -> Counts {
         let mut counts = program.maps().counts(self.queue);
-        if first {
+        if self.first {
             counts.no_socket += program.passed_by();
         }
         counts

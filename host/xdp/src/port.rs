@@ -129,8 +129,7 @@ impl XdpPort {
         let statistics = PortStatistics::default();
         let steering =
             Steering::new(name, program::key(&interface), &config.interface, config.queue, rules);
-        let inspector =
-            Inspector::new(&config.interface, config.queue, Some(Arc::clone(&steering)));
+        let inspector = Inspector::new(&config, Some(Arc::clone(&steering)));
         Ok(Self {
             name: name.to_owned(),
             config,
@@ -145,7 +144,7 @@ impl XdpPort {
     /// Tells how the interface is of a port that is yet to be opened.
     #[must_use]
     pub fn inspector_of(config: &XdpConfig) -> Arc<dyn Inspect> {
-        Arc::new(Inspector::new(&config.interface, config.queue, None))
+        Arc::new(Inspector::new(config, None))
     }
 
     /// Whether there is such an interface with such a queue, it is up, and its packets fit rooms of so many bytes: what needs no
@@ -547,9 +546,8 @@ impl Port for XdpPort {
                 "{name} takes VLAN tags out of what it receives, and frames come without: `ethtool -K {name} rxvlan off`"
             );
         }
-        let first = self.config.first_queue.is_none_or(|first| first == self.config.queue);
         let program = live.claim.program();
-        self.inspector.opened(program, interface.index, live.socket.zero_copy, first);
+        self.inspector.opened(program, interface.index, live.socket.zero_copy);
         self.live = Some(Box::new(live));
         Ok(())
     }

@@ -149,6 +149,13 @@ impl State {
         }
         self.kept = None;
     }
+
+    /// Nothing is kept for a queue without a port any more.
+    fn let_go(&mut self, queue: u32) {
+        if self.kept.is_some() {
+            self.forget(queue);
+        }
+    }
 }
 
 impl fmt::Debug for Steering {
@@ -216,10 +223,7 @@ impl Steering {
             let same = other.interface.0 == self.interface.0
                 && other.interface_name == self.interface_name;
             if same && other.interface != self.interface {
-                let mut state = other.state();
-                if state.kept.is_some() {
-                    state.forget(other.queue);
-                }
+                other.state().let_go(other.queue);
             }
         }
     }
@@ -306,9 +310,7 @@ impl Steering {
 impl Drop for Steering {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.kept.is_some() {
-            state.forget(self.queue);
-        }
+        state.let_go(self.queue);
     }
 }
 
@@ -330,8 +332,8 @@ impl Steer for Steering {
         let mut state = self.state();
         state.table = Some(Arc::clone(&table));
         state.refused = None;
-        if state.kept.is_some() && !table.drops() {
-            state.forget(self.queue);
+        if !table.drops() {
+            state.let_go(self.queue);
         }
         let program = state.program.upgrade();
         state.waits = program.is_none();
@@ -379,8 +381,8 @@ impl Steer for Steering {
     fn outlive_port(&self, stay: bool) -> bool {
         let mut state = self.state();
         state.stays = stay;
-        if !stay && state.kept.is_some() {
-            state.forget(self.queue);
+        if !stay {
+            state.let_go(self.queue);
         }
         state.kept.is_some()
     }

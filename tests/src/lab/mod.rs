@@ -268,10 +268,15 @@ impl Lab {
 
     /// The same, with further keys of the chain.
     pub fn deploy_with(&self, keys: &str, functions: &str) {
+        self.write_edge(keys, functions);
+        self.weir(&["chain", "apply", "edge.toml"]);
+    }
+
+    /// Writes that chain to `edge.toml`.
+    pub fn write_edge(&self, keys: &str, functions: &str) {
         let chain =
             format!("name = \"edge\"\nfrom = \"left\"\nto = \"right\"\n{keys}\n{functions}");
         self.write("edge.toml", chain);
-        self.weir(&["chain", "apply", "edge.toml"]);
     }
 
     /// What happened so far, oldest first.

@@ -23,6 +23,16 @@ fn fault(in_chain: &str, version: &str) -> EngineEvent {
     }
 }
 
+/// Version 2.0.0 went back by itself.
+fn went_back(in_chain: &str, function: &str, message: &str) -> EngineEvent {
+    EngineEvent::RolledBack {
+        chain: chain(in_chain),
+        function: function.parse().unwrap(),
+        version: Some("2.0.0".parse().unwrap()),
+        message: message.into(),
+    }
+}
+
 const SWAP: &str = "/v1/functions/f/swap";
 const ROLLBACK: &str = "/v1/functions/f/rollback";
 
@@ -172,12 +182,7 @@ async fn the_version_before_one_that_is_watched_stays() {
         "{detail}"
     );
     let now = host.last_event();
-    host.engine.emit(EngineEvent::RolledBack {
-        chain: chain("a"),
-        function: "f".parse().unwrap(),
-        version: Some("2.0.0".parse().unwrap()),
-        message: "trap: unreachable".into(),
-    });
+    host.engine.emit(went_back("a", "f", "trap: unreachable"));
     host.wait_for("rolled-back", now);
     let removed = host.ask("DELETE", "/v1/functions/f/versions/2.0.0", None).await;
     assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
@@ -201,12 +206,7 @@ async fn a_chain_that_went_back_by_itself_is_not_swapped_again() {
     host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
     host.engine.calls();
     let now = host.last_event();
-    host.engine.emit(EngineEvent::RolledBack {
-        chain: chain("a"),
-        function: "f".parse().unwrap(),
-        version: Some("2.0.0".parse().unwrap()),
-        message: "trap: unreachable".into(),
-    });
+    host.engine.emit(went_back("a", "f", "trap: unreachable"));
     let message = host.wait_for("rolled-back", now);
     let expected =
         "function f went back from version 2.0.0 to 1.0.0: it faulted: trap: unreachable";
@@ -518,12 +518,7 @@ async fn a_chain_that_went_back_while_it_was_applied_goes_back_again() {
         let meanwhile = async {
             tokio::task::block_in_place(|| {
                 host.engine.wait_for("deploy default/a", 1);
-                host.engine.emit(EngineEvent::RolledBack {
-                    chain: chain("a"),
-                    function: "f".parse().unwrap(),
-                    version: Some("2.0.0".parse().unwrap()),
-                    message: "it faulted".into(),
-                });
+                host.engine.emit(went_back("a", "f", "it faulted"));
                 drop(applying);
             });
         };
@@ -603,12 +598,7 @@ async fn of_a_chain_that_uses_a_function_twice_only_one_place_went_back_by_itsel
     host.ask("POST", SWAP, Some(json!({"to": "2.0.0"}))).await;
     host.engine.calls();
     let now = host.last_event();
-    host.engine.emit(EngineEvent::RolledBack {
-        chain: chain("twice"),
-        function: "second".parse().unwrap(),
-        version: Some("2.0.0".parse().unwrap()),
-        message: "it faulted".into(),
-    });
+    host.engine.emit(went_back("twice", "second", "it faulted"));
     host.wait_for("rolled-back", now);
     assert_eq!(host.engine.calls(), ["swap_back default/twice first@1.0.0"]);
     let view = host.ask("GET", "/v1/chains/twice", None).await.json();

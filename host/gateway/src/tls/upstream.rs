@@ -16,7 +16,7 @@ use crate::error::GatewayError;
 pub(crate) struct Towards {
     /// Who it must be.
     pub(crate) name: ServerName<'static>,
-    pub(crate) files: Arc<Read<Arc<ClientConfig>>>,
+    pub(crate) files: Arc<Read<ClientConfig>>,
 }
 
 /// Reads the files for an upstream of this listener.
@@ -45,7 +45,7 @@ pub(crate) fn towards(
     Ok(Towards { name, files })
 }
 
-fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>, GatewayError> {
+fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<ClientConfig, GatewayError> {
     let system = Path::new("the system's certificates");
     let roots = match &tls.authorities {
         Some(file) => pem::authorities(file)?,
@@ -74,5 +74,5 @@ fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }

@@ -1,12 +1,29 @@
 //! An authority of certificates.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
+use rustls::client::WantsClientCert;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, StreamOwned};
 use weir_gateway::Certificate;
+
+use crate::support;
+
+/// A connection by TLS to this name at that address.
+pub(crate) fn over_tls(
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+    address: SocketAddr,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let connection = ClientConnection::new(Arc::clone(config), name.try_into().unwrap()).unwrap();
+    StreamOwned::new(connection, support::connect(address))
+}
 
 /// An authority, and a directory for what it signs.
 pub(crate) struct Authority {
@@ -32,6 +49,16 @@ impl Authority {
 
     pub(crate) fn ca(&self) -> String {
         self.file("ca.pem").display().to_string()
+    }
+
+    /// A client of TLS that trusts it, but for what the client shows of itself.
+    pub(crate) fn trusted(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
     }
 
     /// Signs a certificate for these names, in files called so.

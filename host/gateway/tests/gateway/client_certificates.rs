@@ -11,16 +11,15 @@ use rcgen::{
     CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
     KeyIdMethod, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
-use rustls::crypto::ring;
+use rustls::HandshakeKind;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use weir_gateway::{
     Certificate, ClientCertificates, Failure, Gateway, Identity, ListenerConfig, UpstreamTls,
 };
 
-use crate::authority::Authority;
-use crate::support::{self, Server, curl, curl_text, gateway_with, until};
+use crate::authority::{Authority, over_tls};
+use crate::support::{Server, curl, curl_text, gateway_with, until};
 
 /// A gateway at `server.example` that asks for certificates of this authority.
 fn asking(
@@ -87,14 +86,18 @@ fn openssl(certificate: &Path, arguments: &[&str]) -> String {
     text.trim().split_once('=').unwrap().1.to_owned()
 }
 
+/// Its SHA-256, as the field says it.
+fn fingerprint(certificate: &Path) -> String {
+    openssl(certificate, &["-fingerprint", "-sha256"]).replace(':', "").to_lowercase()
+}
+
 #[test]
 fn upstreams_are_told_what_a_certificate_says_and_not_what_the_client_says() {
     let authority = Authority::new();
     let server = Server::echo();
     let (_gateway, address) = asking(&authority, &server, |_| ());
     let shown = client(&authority, "a client");
-    let hash = openssl(&shown.certificate, &["-fingerprint", "-sha256"]);
-    let hash = hash.replace(':', "").to_lowercase();
+    let hash = fingerprint(&shown.certificate);
     let subject = openssl(&shown.certificate, &["-subject", "-nameopt", "RFC2253"]);
     let expected = format!(
         "x-forwarded-client-cert: Hash={hash};Subject=\"{subject}\";DNS=a.client.example;URI=spiffe://example/a"
@@ -193,12 +196,8 @@ fn what_is_revoked_is_refused_from_the_next_handshake_on() {
     let mut with_serial = params("client");
     with_serial.serial_number = Some(SerialNumber::from(8_u64));
     let shown = authority.sign_these("client", with_serial);
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.issuer.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
+    let client = authority
+        .trusted()
         .with_client_auth_cert(
             vec![CertificateDer::from_pem_file(&shown.certificate).unwrap()],
             PrivateKeyDer::from_pem_file(&shown.key).unwrap(),
@@ -206,9 +205,7 @@ fn what_is_revoked_is_refused_from_the_next_handshake_on() {
         .unwrap();
     let client = Arc::new(client);
     let connect = || {
-        let name = "server.example".try_into().unwrap();
-        let connection = ClientConnection::new(Arc::clone(&client), name).unwrap();
-        let mut stream = StreamOwned::new(connection, support::connect(address));
+        let mut stream = over_tls(&client, "server.example", address);
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -249,13 +246,10 @@ fn an_upstream_that_asks_is_shown_the_gateways_own_also_when_it_changes() {
     assert!(ask(address).starts_with("HTTP/1.1 502"), "{}", ask(address));
     let Certificate { certificate, key, .. } = client(&authority, "gateway");
     let (with, address) = via(Some(Identity { certificate: certificate.clone(), key }));
-    let fingerprint = || {
-        let hash = openssl(&certificate, &["-fingerprint", "-sha256"]);
-        format!("Hash={};", hash.replace(':', "").to_lowercase())
-    };
-    assert!(told(&ask(address))[0].contains(&fingerprint()), "{}", ask(address));
+    let hash = || format!("Hash={};", fingerprint(&certificate));
+    assert!(told(&ask(address))[0].contains(&hash()), "{}", ask(address));
     client(&authority, "gateway");
     with.reload().unwrap();
-    let now = fingerprint();
+    let now = hash();
     assert!(told(&ask(address))[0].contains(&now), "{}", ask(address));
 }

@@ -170,12 +170,7 @@ fn a_websocket_is_one_line_when_it_is_over() {
     let mut client = support::connect(address);
     let head = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
     client.write_all(head.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte).unwrap();
-        answer.push(byte[0]);
-    }
+    support::read_head(&mut client).unwrap();
     assert!(lines(&file).is_empty());
     client.write_all(b"hello").unwrap();
     let mut echoed = String::new();

@@ -7,16 +7,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
-use crate::authority::Authority;
+use crate::authority::{Authority, over_tls};
 use crate::support::{self, Server, curl, curl_text, gateway_with, until};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
-    StreamOwned,
-};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 use weir_gateway::{
     Certificate, Failure, Gateway, GatewayConfig, GatewayError, Protocol, UpstreamTls,
 };
@@ -75,19 +72,9 @@ fn a_session_is_resumed_however_many_other_clients_there_were() {
     let server = Server::echo();
     let (_gateway, address) =
         gateway_with(&[server.address], |config| config.certificates = vec![certificate]);
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.issuer.der().clone()).unwrap();
-    let client = || {
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots.clone())
-            .with_no_client_auth()
-    };
+    let client = || authority.trusted().with_no_client_auth();
     let connect = |config: &Arc<ClientConfig>| {
-        let name = "a.example".try_into().unwrap();
-        let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-        let mut stream = StreamOwned::new(connection, support::connect(address));
+        let mut stream = over_tls(config, "a.example", address);
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         stream.read_to_end(&mut Vec::new()).unwrap();
         stream.conn.handshake_kind().unwrap()
@@ -273,16 +260,8 @@ fn what_came_before_a_peer_ends_without_a_word_arrives_on_l4() {
         config.protocol = Protocol::Tcp;
         config.certificates = vec![certificate];
     });
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.issuer.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = "a.example".try_into().unwrap();
-    let connection = ClientConnection::new(Arc::new(client), name).unwrap();
-    let mut stream = StreamOwned::new(connection, support::connect(address));
+    let client = Arc::new(authority.trusted().with_no_client_auth());
+    let mut stream = over_tls(&client, "a.example", address);
     stream.write_all(&vec![7; 2_000_000]).unwrap();
     // TCP ends, and TLS says nothing.
     stream.sock.shutdown(Shutdown::Write).unwrap();

@@ -217,13 +217,14 @@ impl State {
             Some(words) => format!("{how}; it wrote: {words}"),
             None => how,
         };
+        let died = format!("the worker of chain {} died: {how}", self.config.chain);
         // The chain's thread may have ended.
         let _ = self.config.links.send(Link::Down { generation });
         if let Some((order, answers, _)) = dead.ordered.take() {
             let reply = if matches!(&order, Order::Change(change) if self.go_back(change)) {
                 Reply::Done
             } else {
-                Reply::Refused(format!("the worker of chain {} died: {how}", self.config.chain))
+                Reply::Refused(died.clone())
             };
             for answer in answers {
                 let _ = answer.send(reply.clone());
@@ -238,7 +239,7 @@ impl State {
             function,
             version,
             kind: WORKER.into(),
-            message: format!("the worker of chain {} died: {how}", self.config.chain),
+            message: died,
             rolled_back: false,
             quarantined: false,
         });

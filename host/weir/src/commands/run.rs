@@ -272,17 +272,8 @@ fn readiness(control: &Control) -> String {
 
 /// Deploys the chains that the store holds. What the machine lacks something for is tried again behind that, and not waited for.
 async fn restore(control: &Arc<Control>) -> Result<()> {
-    let control = Arc::clone(control);
-    let (done, is_done) = oneshot::channel();
-    let deploy = move || {
-        control.restore();
-        // Nobody may wait for it any more.
-        let _ = done.send(());
-        control.restore_again();
-    };
-    let thread = std::thread::Builder::new().name("weir-restore".to_owned());
-    thread.spawn(deploy).context("starting a thread")?;
-    is_done.await.context("the thread weir-restore ended in a bug")
+    let (first, again) = (Arc::clone(control), Arc::clone(control));
+    aside_and_then("weir-restore", move || first.restore(), move || again.restore_again()).await
 }
 
 async fn drain(control: &Arc<Control>) {
@@ -354,11 +345,23 @@ async fn aside<T: Send + 'static>(
     name: &str,
     act: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
+    aside_and_then(name, act, || ()).await
+}
+
+/// The same, and something else behind it on the same thread, which is not waited for.
+async fn aside_and_then<T: Send + 'static>(
+    name: &str,
+    act: impl FnOnce() -> T + Send + 'static,
+    then: impl FnOnce() + Send + 'static,
+) -> Result<T> {
     let (done, is_done) = oneshot::channel();
     std::thread::Builder::new()
         .name(name.to_owned())
-        // When nobody waits for it any more, it is done all the same.
-        .spawn(move || drop(done.send(act())))
+        .spawn(move || {
+            // When nobody waits for it any more, it is done all the same.
+            drop(done.send(act()));
+            then();
+        })
         .context("starting a thread")?;
     is_done.await.with_context(|| format!("the thread {name} ended in a bug"))
 }

@@ -26,21 +26,20 @@ struct Report {
     file: Option<PathBuf>,
     /// Whether a host would start with it.
     accepted: bool,
-    /// What the host would do to devices.
-    steps: Vec<String>,
-    /// Why ports would be down.
-    down: Vec<Problem>,
-    /// What is hardly meant so, and keeps nothing from working.
-    notes: Vec<String>,
+    #[serde(flatten)]
+    found: Found,
     /// What is wrong.
     problem: Option<Problem>,
 }
 
 /// What was found of a configuration that a host would start with.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct Found {
+    /// What the host would do to devices.
     steps: Vec<String>,
+    /// Why ports would be down.
     down: Vec<Problem>,
+    /// What is hardly meant so, and keeps nothing from working.
     notes: Vec<String>,
 }
 
@@ -66,22 +65,22 @@ pub(in crate::commands) fn check(args: &RunArgs, output: Output) -> Result<()> {
         Ok(read) => read.file.clone(),
         Err(_) => args.config.clone(),
     };
-    let Found { steps, down, notes } = match read.map(|_| ()).and(looked) {
-        Ok(looked) => looked,
+    let found = match read.map(|_| ()).and(looked) {
+        Ok(found) => found,
         Err(error) => {
-            let Found { steps, down, notes } = Found::default();
-            let problem = Some(problem(&error));
-            let report = Report { file, accepted: false, steps, down, notes, problem };
+            let (found, problem) = (Found::default(), Some(problem(&error)));
+            let report = Report { file, accepted: false, found, problem };
             // For people it is the error that says it.
             output.result(&report, |_| String::new())?;
             return Err(error);
         }
     };
-    let report = Report { file, accepted: true, steps, down, notes, problem: None };
+    let report = Report { file, accepted: true, found, problem: None };
     output.outcome(&report, |report| {
-        let steps = report.steps.iter().map(|step| format!("the host would {step}\n"));
-        let down = report.down.iter().map(|port| format!("down at the start: {}\n", port.message));
-        let notes = report.notes.iter().map(|note| format!("note: {note}\n"));
+        let Found { steps, down, notes } = &report.found;
+        let steps = steps.iter().map(|step| format!("the host would {step}\n"));
+        let down = down.iter().map(|port| format!("down at the start: {}\n", port.message));
+        let notes = notes.iter().map(|note| format!("note: {note}\n"));
         let file = report.file.as_ref().map_or_else(
             || "no configuration file: the defaults".to_owned(),
             |file| file.display().to_string(),

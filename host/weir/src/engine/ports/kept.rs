@@ -35,16 +35,12 @@ impl Ports {
         shape: &Shape,
         devices: impl Iterator<Item = &'d Device>,
     ) {
-        let names = self.names(shape.from.as_ref(), shape.to.as_ref());
+        let (names, closed) = (self.names(shape.from.as_ref(), shape.to.as_ref()), self.closed);
         for (number, device) in devices {
-            let slot = names.get(usize::from(*number)).cloned();
-            let Some(slot) =
-                slot.and_then(|name| self.slots.iter_mut().find(|s| s.config.name == name))
-            else {
-                continue;
-            };
+            let name = names.get(usize::from(*number));
+            let Some(slot) = name.and_then(|name| self.slot_mut(name)) else { continue };
             slot.kept.retain(|kept| kept.device.outlive_port(true));
-            if device.outlive_port(!self.closed) {
+            if device.outlive_port(!closed) {
                 let (shape, device) = (shape.clone(), Arc::clone(device));
                 slot.kept.push(Kept { shape, number: *number, device });
             }
