@@ -1,25 +1,17 @@
 //! The `weir` command: the host, and the command line that talks to it.
 //!
-//! Owns: arguments, what is shown, exit statuses, putting the host together. Everything else is done by the crates below
-//! it. `engine` is the only place that knows both control plane and packet plane.
+//! Owns: arguments, what is shown, exit statuses, and that configuration, store, engine and API make a host. Everything else is done
+//! by the crates below it.
 
 mod cli;
 mod client;
 mod commands;
-mod engine;
 mod files;
-mod located;
 mod log;
 mod manager;
-mod messages;
-mod nics;
 mod numa;
 mod patience;
-mod planes;
-mod queues;
 mod render;
-mod telemetries;
-mod told;
 
 use std::io;
 use std::process::ExitCode;
@@ -28,9 +20,6 @@ use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
 use cli::Cli;
 use client::WrongUsage;
-
-/// The program that runs, whatever lies at its path now: its children must be of the same version.
-const PROGRAM: &str = "/proc/self/exe";
 
 /// A request makes and drops some dozens of small things; with libc's allocator that takes twice as long (`docs/benchmarks.md`).
 #[global_allocator]

@@ -19,15 +19,13 @@ use tokio::time::timeout;
 use weir_control::api::{Api, Limits, Server, SocketLock};
 use weir_control::store::Store;
 use weir_control::{Control, ControlError};
+use weir_engine::nics::Nics;
+use weir_engine::{PROGRAM, Planes, located};
 use weir_sandbox::{CodeCache, Compiler, Sandbox, SandboxConfig};
 use weir_spec::{Document, HostConfig, Invalid, Workers};
 
 use crate::cli::{Global, RunArgs};
-use crate::engine::{PlaneEngine, random_seed};
-use crate::messages::Messages;
-use crate::nics::Nics;
-use crate::planes::Planes;
-use crate::{PROGRAM, files, located, log, manager, numa};
+use crate::{files, log, manager, numa};
 
 pub(super) use self::check::check;
 
@@ -104,15 +102,9 @@ fn host(
         },
         ..SandboxConfig::default()
     })?;
-    let sandbox = Arc::new(sandbox);
-    let packets = PlaneEngine::start(config, Arc::clone(&sandbox), nics.macs());
-    let packets = packets.map_err(|e| read.locate(e))?;
-    let messages = Messages::start(config, Arc::clone(&sandbox), random_seed());
-    let messages = messages.map_err(|e| read.locate(e))?;
-    let functions = nics.in_use.clone();
-    let engine = Planes { packets, messages, sandbox, functions };
+    let planes = Planes::start(config, Arc::new(sandbox), nics).map_err(|e| read.locate(e))?;
     let control =
-        Control::start(store, Arc::new(engine), config).map_err(|e| read.locate(e.into()))?;
+        Control::start(store, Arc::new(planes), config).map_err(|e| read.locate(e.into()))?;
     runtime.block_on(serve(&control, read, signals))
 }
 

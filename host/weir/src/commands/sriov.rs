@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+use weir_engine::nics;
 use weir_sriov::{
     BindTo, Bound, LinkState, Live, NewSettings, Outcome, PhysicalFunction, Undone, Unwritten,
     VirtualFunction,
@@ -9,7 +10,6 @@ use weir_sriov::{
 
 use super::{or_dash, run};
 use crate::cli::{OnOff, SriovBinding, SriovCommand, SriovLink, SriovSet};
-use crate::nics;
 use crate::render::{self, Output};
 
 pub(super) fn run(command: SriovCommand, output: Output) -> Result<()> {

@@ -12,12 +12,12 @@ use rustix::fs::Access;
 use serde::Serialize;
 use weir_control::api::check_socket;
 use weir_control::auth::Tokens;
+use weir_engine::{Findings, located, nics};
 use weir_spec::{DocumentError, Invalid};
 
 use super::Configuration;
 use crate::cli::RunArgs;
 use crate::render::Output;
-use crate::{engine, located, messages, nics, queues};
 
 /// What was found, for programs.
 #[derive(Serialize)]
@@ -107,13 +107,9 @@ fn looked(read: &Configuration) -> Result<Found> {
         };
         located(invalid.within("store"))
     })?;
-    let down = engine::check_ports(config).map_err(located)?;
-    messages::check_listeners(config).map_err(located)?;
+    let Findings { down, notes } = weir_engine::check(config).map_err(located)?;
     let down = down.into_iter().map(|invalid| problem(&located(invalid))).collect();
-    let ports = config.ports.iter();
-    let notes =
-        ports.filter_map(|port| queues::warning(config.ports.iter(), port, Path::new("/sys")));
-    Ok(Found { steps, down, notes: notes.collect() })
+    Ok(Found { steps, down, notes })
 }
 
 /// Whether there is a directory that can be written to, or one can be made.

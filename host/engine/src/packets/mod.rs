@@ -1,7 +1,7 @@
-//! The data plane behind the control plane's [`Engine`](weir_control::engine::Engine): workers, lanes and ports of this process.
+//! The packet plane behind the control plane's engine: workers, lanes and ports of this process.
 //!
-//! The only place that knows both sides. A chain has a lane on each of its workers; everything slow (compiling,
-//! instantiating, configuring) is done by the calling thread, and the workers only publish.
+//! A chain has a lane on each of its workers; everything slow (compiling, instantiating, configuring) is done by the calling
+//! thread, and the workers only publish.
 
 mod chains;
 mod crossing;
@@ -26,15 +26,15 @@ use weir_sandbox::{Admitted, CompileError, Given, InstanceError, Sandbox, Teleme
 use weir_spec::{Chain, CheckReport, HostConfig, Name, ResolvedFunction};
 
 use self::keeper::Keeper;
-use self::lanes::Plane;
+use self::lanes::Lanes;
 use self::ports::Ports;
 pub(crate) use self::ports::check as check_ports;
 use self::steering::Ends;
 use crate::nics::VfMacs;
 
 /// See the module.
-pub(crate) struct PlaneEngine {
-    plane: Arc<Plane>,
+pub(crate) struct Packets {
+    lanes: Arc<Lanes>,
     keeper: Keeper,
     ports: Arc<Mutex<Ports>>,
     steering: steering::Steering,
@@ -47,7 +47,7 @@ pub(crate) struct PlaneEngine {
     sink: Arc<OnceLock<EventSink>>,
 }
 
-impl PlaneEngine {
+impl Packets {
     /// Starts the workers, and opens ports: those that cannot be opened are down.
     ///
     /// # Errors
@@ -67,21 +67,21 @@ impl PlaneEngine {
             weir_pool::HugePages::Never
         };
         let room_bytes = ports::room_bytes(config);
-        let plane = Arc::new(Plane::new(sandbox, workers));
+        let lanes = Arc::new(Lanes::new(sandbox, workers));
         let sink = Arc::<OnceLock<EventSink>>::default();
-        let keeper = Keeper::start(Arc::downgrade(&plane), Arc::clone(&sink))
+        let keeper = Keeper::start(Arc::downgrade(&lanes), Arc::clone(&sink))
             .context("starting the keeper")?;
         let is_set_up = |port: &Name| macs.is_set_up(port);
         let ports = Ports::new(&config.ports, room_bytes, is_set_up, Arc::clone(&sink))?;
         Ok(Self {
-            plane,
+            lanes,
             keeper,
             ports: Arc::new(Mutex::new(ports)),
             steering: steering::Steering::default(),
             macs,
             arrivals: Mutex::default(),
             pool: weir_pool::PoolConfig { rooms: config.pool.rooms, room_bytes, huge },
-            seed: random_seed(),
+            seed: crate::random_seed(),
             sink,
         })
     }
@@ -98,7 +98,7 @@ impl PlaneEngine {
         lane: usize,
         telemetry: Arc<Telemetry>,
     ) -> Result<FunctionPlan, EngineError> {
-        let admitted = admit(&self.plane.sandbox, function)?;
+        let admitted = admit(&self.lanes.sandbox, function)?;
         let mut plan = weir_assembly::function_plan(function, admitted, telemetry, lane);
         let targets = function.targets.iter();
         plan.targets = targets.map(|chain| chains::lane_key(tenant, chain)).collect();
@@ -139,22 +139,16 @@ fn refused(error: PlaneError) -> EngineError {
     }
 }
 
-/// Unknown to who sends packets, so that nobody can aim at hash buckets.
-pub(crate) fn random_seed() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    std::hash::RandomState::new().build_hasher().finish()
-}
-
 /// What the control plane's `Engine` promises, for chains of packets.
-impl PlaneEngine {
+impl Packets {
     /// Whether it has a part of this chain.
     pub(crate) fn has(&self, chain: &ChainId) -> bool {
-        self.plane.chains().contains_key(chain)
+        self.lanes.chains().contains_key(chain)
     }
 
     /// Whether a version is being tried in its part of a chain.
     pub(crate) fn has_trial(&self, chain: &ChainId) -> bool {
-        let Ok(deployed) = self.plane.deployed(chain) else { return false };
+        let Ok(deployed) = self.lanes.deployed(chain) else { return false };
         deployed
             .lanes
             .iter()
@@ -162,7 +156,7 @@ impl PlaneEngine {
     }
 
     pub(crate) fn check(&self, wasm: &[u8]) -> CheckReport {
-        weir_assembly::check_in(&self.plane.sandbox, wasm)
+        weir_assembly::check_in(&self.lanes.sandbox, wasm)
     }
 
     pub(crate) fn compile(&self, admitted: &Admitted) -> Result<Duration, EngineError> {
@@ -170,7 +164,7 @@ impl PlaneEngine {
         let manifest = weir_assembly::manifest_of("the upload", admitted).ok();
         let access = manifest.and_then(|manifest| manifest.access).unwrap_or_default();
         let writes = access == weir_spec::Access::ReadWrite;
-        weir_chain::compile_upload(&self.plane.sandbox, admitted, writes)
+        weir_chain::compile_upload(&self.lanes.sandbox, admitted, writes)
             .map_err(|error| EngineError::Refused(error.to_string()))?;
         Ok(started.elapsed())
     }
@@ -193,11 +187,11 @@ impl PlaneEngine {
         function: ResolvedFunction,
         way: Way,
     ) -> Result<Published, EngineError> {
-        let deployed = self.plane.deployed(chain)?;
+        let deployed = self.lanes.deployed(chain)?;
         let _turn = deployed.turn();
         let (plans, place) = self.replaced(&chain.tenant, &deployed, &function, false)?;
-        let staged = self.plane.stage(&deployed, plans)?;
-        self.plane.publish(&deployed, staged, Some((place, way)))
+        let staged = self.lanes.stage(&deployed, plans)?;
+        self.lanes.publish(&deployed, staged, Some((place, way)))
     }
 
     pub(crate) fn begin_trial(
@@ -206,42 +200,42 @@ impl PlaneEngine {
         function: ResolvedFunction,
         kind: TrialKind,
     ) -> Result<Published, EngineError> {
-        let deployed = self.plane.deployed(chain)?;
+        let deployed = self.lanes.deployed(chain)?;
         let _turn = deployed.turn();
         let (plans, place) =
             self.replaced(&chain.tenant, &deployed, &function, kind == TrialKind::Shadow)?;
         match kind {
             TrialKind::Canary(percent) => {
-                let staged = self.plane.stage(&deployed, plans)?;
-                self.plane.begin_canary(&deployed, staged, place, percent)
+                let staged = self.lanes.stage(&deployed, plans)?;
+                self.lanes.begin_canary(&deployed, staged, place, percent)
             }
             TrialKind::Shadow => {
                 let mut sides = Vec::with_capacity(plans.len());
                 for (lane, plan) in deployed.lanes.iter().zip(&plans) {
                     sides.push(lane.site.stage_shadow(plan, place).map_err(refused)?);
                 }
-                self.plane.begin_shadow(&deployed, sides)
+                self.lanes.begin_shadow(&deployed, sides)
             }
         }
     }
 
     pub(crate) fn change_canary(&self, chain: &ChainId, percent: u8) -> Result<(), EngineError> {
-        let deployed = self.plane.deployed(chain)?;
+        let deployed = self.lanes.deployed(chain)?;
         let _turn = deployed.turn();
-        let changed = self.plane.with_lanes(&deployed, move |lane| lane.change_canary(percent))?;
+        let changed = self.lanes.with_lanes(&deployed, move |lane| lane.change_canary(percent))?;
         changed.into_iter().collect::<Result<(), _>>().map_err(refused)
     }
 
     pub(crate) fn promote(&self, chain: &ChainId) -> Result<Published, EngineError> {
-        let deployed = self.plane.deployed(chain)?;
+        let deployed = self.lanes.deployed(chain)?;
         let _turn = deployed.turn();
-        self.plane.promote(&deployed)
+        self.lanes.promote(&deployed)
     }
 
     pub(crate) fn end_trial(&self, chain: &ChainId) -> Result<(), EngineError> {
-        let deployed = self.plane.deployed(chain)?;
+        let deployed = self.lanes.deployed(chain)?;
         let _turn = deployed.turn();
-        self.plane.end_trial(&deployed)
+        self.lanes.end_trial(&deployed)
     }
 
     pub(crate) fn subscribe(&self, sink: EventSink) {
@@ -260,13 +254,13 @@ impl PlaneEngine {
             let _arrival = self.arrivals();
             self.ports().close();
         }
-        let ids: Vec<ChainId> = self.plane.chains().keys().cloned().collect();
+        let ids: Vec<ChainId> = self.lanes.chains().keys().cloned().collect();
         for id in ids {
-            let Ok(deployed) = self.plane.deployed(&id) else { continue };
+            let Ok(deployed) = self.lanes.deployed(&id) else { continue };
             // Whoever changes it may run code of the tenant's: what is over by then is waited for, and the rest finds that the chain is
             // gone. Its devices must not be kept by that.
             let _turn = deployed.turn_until(until);
-            if self.plane.chains().remove(&id).is_none() {
+            if self.lanes.chains().remove(&id).is_none() {
                 // Whoever had the turn has taken it down.
                 continue;
             }

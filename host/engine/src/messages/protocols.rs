@@ -8,7 +8,7 @@ use weir_spec::listener::Protocol;
 use weir_spec::{Invalid, Listener, Name, ResolvedFunction};
 
 use super::Messages;
-use crate::engine::admit;
+use crate::packets::admit;
 
 /// A function that would never be asked.
 pub(super) struct Misfit {

@@ -12,7 +12,7 @@ use weir_port::Place;
 use weir_spec::{Chain, Name, SteerTo, SteeringRule};
 use weir_steering::{Rule, Table, Target, covered};
 
-use super::PlaneEngine;
+use super::Packets;
 use super::chains::lane_key;
 use super::crossing::{Crossing, Device, Shape, Steered};
 use super::ports::Kept;
@@ -116,7 +116,7 @@ impl Prepared {
     }
 }
 
-impl PlaneEngine {
+impl Packets {
     /// These rules are the tenant's from now on. The answer is the longest time for which a worker stood still.
     pub(crate) fn steer(
         &self,
@@ -129,7 +129,7 @@ impl PlaneEngine {
         } else {
             self.steering.tenants().insert(tenant.clone(), Tenant { rules: rules.into(), hits });
         }
-        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        let crossings: Vec<_> = self.lanes.crossings().values().cloned().collect();
         let mut pause = Duration::ZERO;
         for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {
             pause = pause.max(self.steer_crossing(crossing)?);
@@ -175,7 +175,7 @@ impl PlaneEngine {
         let mut pause = Duration::ZERO;
         for n in 0..crossing.stations.len() {
             let rules = Arc::clone(&prepared.rules);
-            let (stood_still, before) = self.plane.with_station(crossing, n, move |station| {
+            let (stood_still, before) = self.lanes.with_station(crossing, n, move |station| {
                 let started = Instant::now();
                 let before = station.steer(rules);
                 (started.elapsed(), before)
@@ -198,7 +198,7 @@ impl PlaneEngine {
 
     /// The same for the tenant's stations between these ports.
     pub(super) fn steer_between(&self, tenant: &Name, ends: &Ends) -> Result<(), EngineError> {
-        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        let crossings: Vec<_> = self.lanes.crossings().values().cloned().collect();
         let between =
             |crossing: &&Arc<Crossing>| crossing.tenant == *tenant && ends.are_of(&crossing.shape);
         crossings
@@ -257,7 +257,7 @@ impl PlaneEngine {
         let flows = hits.iter().map(|hits| hits.load(Ordering::Relaxed));
         let mut statuses: Vec<_> =
             flows.map(|flows| RuleStatus { flows, places: Vec::new() }).collect();
-        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        let crossings: Vec<_> = self.lanes.crossings().values().cloned().collect();
         for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {
             let to_kernel = crossing.ports().map(|(number, port)| {
                 (number, port.clone(), self.ports().reaches_kernel(port, number == 0))
@@ -275,7 +275,7 @@ impl PlaneEngine {
         let Some(Tenant { rules, .. }) = self.steering.tenants().get(tenant).cloned() else {
             return BTreeMap::new();
         };
-        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        let crossings: Vec<_> = self.lanes.crossings().values().cloned().collect();
         let mut deciding = BTreeSet::new();
         let mut all = BTreeMap::new();
         for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {

@@ -8,8 +8,8 @@ use weir_control::api::ServeError;
 use weir_gateway::GatewayError;
 use weir_spec::{Invalid, Listener};
 
-/// What keeps the API from being offered.
-pub(crate) fn api(error: &ServeError) -> Invalid {
+/// What keeps the API from being offered, as an error at the key that says where it shall be.
+pub fn api(error: &ServeError) -> Invalid {
     let invalid = match error {
         ServeError::Listen { address, source } => {
             let invalid = Invalid::at("listen", error.to_string());

@@ -22,7 +22,7 @@ use super::refused;
 use crate::telemetries::Telemetries;
 
 /// The workers, and the chains that have lanes on them.
-pub(super) struct Plane {
+pub(super) struct Lanes {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) workers: Vec<Worker>,
     chains: Mutex<BTreeMap<ChainId, Arc<Deployed>>>,
@@ -98,7 +98,7 @@ impl Deployed {
     }
 }
 
-impl Plane {
+impl Lanes {
     pub(super) fn new(sandbox: Arc<Sandbox>, workers: Vec<Worker>) -> Self {
         Self { sandbox, workers, chains: Mutex::default(), crossings: Mutex::default() }
     }

@@ -7,11 +7,11 @@ use weir_packet_plane::{Lane, Observer, Watch};
 use weir_spec::SteeringRule;
 use weir_steering::Rule;
 
-use super::lanes::{Deployed, Plane};
+use super::lanes::{Deployed, Lanes};
 
 /// The observers of a chain's lanes; they end with it.
 pub(super) struct Watching {
-    plane: Arc<Plane>,
+    lanes: Arc<Lanes>,
     chain: Arc<Deployed>,
     watches: Vec<Watch>,
 }
@@ -19,18 +19,18 @@ pub(super) struct Watching {
 impl Watching {
     /// Has these look, one at each lane. Should a lane be gone, those before it end.
     pub(super) fn begin(
-        plane: &Arc<Plane>,
+        lanes: &Arc<Lanes>,
         chain: &Arc<Deployed>,
         observers: impl IntoIterator<Item = Box<dyn Observer>>,
     ) -> Result<Self, EngineError> {
         let mut watching = Self {
-            plane: Arc::clone(plane),
+            lanes: Arc::clone(lanes),
             chain: Arc::clone(chain),
             watches: Vec::with_capacity(chain.lanes.len()),
         };
         for (n, observer) in observers.into_iter().enumerate() {
             let observe = move |lane: &mut Lane| lane.observe(observer);
-            watching.watches.push(plane.look(chain, n, observe)?);
+            watching.watches.push(lanes.look(chain, n, observe)?);
         }
         Ok(watching)
     }
@@ -40,15 +40,15 @@ impl Drop for Watching {
     fn drop(&mut self) {
         for (n, watch) in self.watches.drain(..).enumerate() {
             // It has ended if the chain was taken down, or has other functions now.
-            drop(self.plane.look(&self.chain, n, move |lane| lane.end_observing(watch)));
+            drop(self.lanes.look(&self.chain, n, move |lane| lane.end_observing(watch)));
         }
     }
 }
 
 /// The names of a chain's functions, in their order.
-pub(super) fn function_names(plane: &Plane, chain: &Deployed) -> Result<Vec<String>, EngineError> {
+pub(super) fn function_names(lanes: &Lanes, chain: &Deployed) -> Result<Vec<String>, EngineError> {
     // Names only: the worker waits for it, and configurations can have megabytes.
-    plane.look(chain, 0, |lane| {
+    lanes.look(chain, 0, |lane| {
         lane.plan().functions.iter().map(|function| function.name.clone()).collect()
     })
 }

@@ -10,7 +10,7 @@ use weir_port::pcap::{Blocks, Direction, PacketBlock};
 use weir_spec::{Base64, TapDirection, TapFormat, TapRequest, TappedPacket};
 use weir_steering::Key;
 
-use super::PlaneEngine;
+use super::Packets;
 use super::lanes::Deployed;
 use super::watching::{Watching, conditions, function_names};
 
@@ -50,13 +50,13 @@ impl Drop for Place {
     }
 }
 
-impl PlaneEngine {
+impl Packets {
     pub(crate) fn tap(
         &self,
         id: &ChainId,
         request: &TapRequest,
     ) -> Result<Box<dyn weir_control::engine::Tap>, EngineError> {
-        let Ok(chain) = self.plane.deployed(id) else {
+        let Ok(chain) = self.lanes.deployed(id) else {
             let text = format!(
                 "chain {} has no functions on the packet plane, where packets could be copied",
                 id.name
@@ -77,7 +77,7 @@ impl PlaneEngine {
         let observers = (0..chain.lanes.len()).map(|_| Ok(tap.observer(pick(&chain, request)?)));
         let observers: Vec<_> = observers.collect::<Result<_, EngineError>>()?;
         let ports = chain.lanes[0].site.ports().to_vec();
-        let watching = Watching::begin(&self.plane, &chain, observers)?;
+        let watching = Watching::begin(&self.lanes, &chain, observers)?;
         let time = request.seconds.map(|seconds| Duration::from_secs(seconds.into()));
         Ok(Box::new(OpenTap {
             tap,
@@ -92,7 +92,7 @@ impl PlaneEngine {
 
     fn tap_place(&self, chain: &Deployed, request: &TapRequest) -> Result<TapPlace, EngineError> {
         let Some(function) = &request.function else { return Ok(TapPlace::Chain) };
-        let names = function_names(&self.plane, chain)?;
+        let names = function_names(&self.lanes, chain)?;
         let place = names.iter().position(|name| name == function.as_str());
         place.map(TapPlace::Function).ok_or_else(|| {
             let names = names.join(", ");

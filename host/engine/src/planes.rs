@@ -17,9 +17,9 @@ use weir_spec::{
     TapRequest, TraceRequest,
 };
 
-use crate::engine::{PlaneEngine, admit};
 use crate::messages::Messages;
-use crate::nics::InUse;
+use crate::nics::{InUse, Nics};
+use crate::packets::{Packets, admit};
 use crate::told::Told;
 
 /// Names of these, whatever stands before them.
@@ -68,11 +68,24 @@ fn has_room(memories: usize) -> Result<(), EngineError> {
 }
 
 /// See the module.
-pub(crate) struct Planes {
-    pub(crate) packets: PlaneEngine,
-    pub(crate) messages: Messages,
-    pub(crate) sandbox: Arc<Sandbox>,
-    pub(crate) functions: InUse,
+pub struct Planes {
+    packets: Packets,
+    messages: Messages,
+    sandbox: Arc<Sandbox>,
+    functions: InUse,
+}
+
+impl Planes {
+    /// Starts workers and the gateway's threads, opens ports and listens. Ports that cannot be opened are down.
+    ///
+    /// # Errors
+    /// When threads cannot be had, an address cannot be listened at, a certificate is no good, or something is wrong with ports on whatever
+    /// machine.
+    pub fn start(config: &HostConfig, sandbox: Arc<Sandbox>, nics: &Nics) -> anyhow::Result<Self> {
+        let packets = Packets::start(config, Arc::clone(&sandbox), nics.macs())?;
+        let messages = Messages::start(config, Arc::clone(&sandbox), crate::random_seed())?;
+        Ok(Self { packets, messages, sandbox, functions: nics.in_use.clone() })
+    }
 }
 
 impl Engine for Planes {

@@ -8,7 +8,7 @@ use weir_packet_plane::{Sighted, Trace};
 use weir_spec::{ChainTrace, TraceRequest};
 use weir_steering::Key;
 
-use super::PlaneEngine;
+use super::Packets;
 use super::lanes::Deployed;
 use super::watching::{Watching, conditions, function_names};
 
@@ -17,13 +17,13 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long packets may still be under way when there are enough of them.
 const LEAVING: Duration = Duration::from_millis(200);
 
-impl PlaneEngine {
+impl Packets {
     pub(crate) fn trace(
         &self,
         id: &ChainId,
         request: &TraceRequest,
     ) -> Result<ChainTrace, EngineError> {
-        let Ok(chain) = self.plane.deployed(id) else {
+        let Ok(chain) = self.lanes.deployed(id) else {
             let text = format!(
                 "chain {} has no functions on the packet plane, where packets could be followed",
                 id.name
@@ -39,10 +39,10 @@ impl PlaneEngine {
                 return Err(EngineError::Conflict(text));
             }
         };
-        let names = function_names(&self.plane, &chain)?;
+        let names = function_names(&self.lanes, &chain)?;
         let trace = trace_of(&chain, names.len(), request)?;
         let observers = chain.lanes.iter().map(|lane| trace.observer(lane.site.room_bytes()));
-        let watching = Watching::begin(&self.plane, &chain, observers)?;
+        let watching = Watching::begin(&self.lanes, &chain, observers)?;
         wait(&trace, Duration::from_secs(request.seconds.into()));
         drop(watching);
         let (followed, seen) = trace.recorded();

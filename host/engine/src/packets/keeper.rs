@@ -12,7 +12,7 @@ use std::{io, thread};
 use weir_control::engine::{ChainId, EngineEvent, EventSink};
 use weir_packet_plane::{Disposer, Health, LaneEvent, Restorer};
 
-use super::lanes::Plane;
+use super::lanes::Lanes;
 
 /// What a lane told.
 enum Told {
@@ -32,11 +32,11 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Starts the threads. They end when this and all lanes are gone.
-    pub(super) fn start(plane: Weak<Plane>, sink: Arc<OnceLock<EventSink>>) -> io::Result<Self> {
+    pub(super) fn start(lanes: Weak<Lanes>, sink: Arc<OnceLock<EventSink>>) -> io::Result<Self> {
         let (sender, told) = mpsc::channel();
         thread::Builder::new()
             .name("weir-keeper".to_owned())
-            .spawn(move || keep(&told, &plane, &sink))?;
+            .spawn(move || keep(&told, &lanes, &sink))?;
         let (spent, receiver) = mpsc::channel();
         thread::Builder::new()
             .name("weir-disposer".to_owned())
@@ -67,23 +67,23 @@ impl Keeper {
     }
 }
 
-fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLock<EventSink>>) {
+fn keep(told: &Receiver<(Teller, Told)>, lanes: &Weak<Lanes>, sink: &Arc<OnceLock<EventSink>>) {
     for ((chain, lane), told) in told {
         let event = match told {
             Told::Event(event) => event,
             Told::Out => {
-                restore(plane, chain, lane);
+                restore(lanes, chain, lane);
                 continue;
             }
         };
         let rolled_back = matches!(event, LaneEvent::RolledBack { .. });
-        let (plane, sink) = (plane.clone(), Arc::clone(sink));
+        let (lanes, sink) = (lanes.clone(), Arc::clone(sink));
         let tell = move || {
             let mut notes = Vec::new();
             if let LaneEvent::RolledBack { function, version, .. } = &event
-                && let Some(plane) = plane.upgrade()
+                && let Some(lanes) = lanes.upgrade()
             {
-                notes = plane.follow_back(&chain, lane, function, version);
+                notes = lanes.follow_back(&chain, lane, function, version);
             }
             if let Some(sink) = sink.get() {
                 sink(translated(chain.clone(), event));
@@ -102,10 +102,10 @@ fn keep(told: &Receiver<(Teller, Told)>, plane: &Weak<Plane>, sink: &Arc<OnceLoc
 }
 
 /// Makes instances for a lane: each lane asks for one at a time.
-fn restore(plane: &Weak<Plane>, chain: ChainId, lane: usize) {
-    let Some(plane) = plane.upgrade() else { return };
+fn restore(lanes: &Weak<Lanes>, chain: ChainId, lane: usize) {
+    let Some(lanes) = lanes.upgrade() else { return };
     aside(thread::Builder::new().name("weir-restorer".to_owned()), move || {
-        if let Err(error) = plane.restore(&chain, lane) {
+        if let Err(error) = lanes.restore(&chain, lane) {
             // It is being taken down, or its worker has ended.
             tracing::debug!(chain = %chain.name, lane, "no new instances: {error}");
         }

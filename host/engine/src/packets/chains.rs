@@ -16,7 +16,7 @@ use super::crossing::{self, Crossing, DeployedStation, Device, Shape};
 use super::lanes::{Deployed, DeployedLane};
 use super::ports::{self, Slot};
 use super::steering::{Ends, Prepared};
-use super::{PlaneEngine, links, refused};
+use super::{Packets, links, refused};
 use crate::telemetries::Telemetries;
 
 /// Maximum number of packets that a lane takes from a port at once; the contract allows more (`BURST_MAX`).
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Makes the seed by which flows are spread over lanes another than that by which canaries get theirs.
 const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
-impl PlaneEngine {
+impl Packets {
     /// `listeners`: where what leaves the chain's end becomes messages of its other part, if it has one.
     pub(crate) fn deploy(
         &self,
@@ -37,7 +37,7 @@ impl PlaneEngine {
     ) -> Result<Published, EngineError> {
         let Deployment { id, chain, functions } = deployment;
         let shape = self.shape(chain)?;
-        let existing = self.plane.chains().get(id).cloned();
+        let existing = self.lanes.chains().get(id).cloned();
         // A port that works no more is opened anew, for which the stations at it have to go.
         let ended = self.ports().ended(chain).is_some();
         let existing = existing.filter(|existing| existing.crossing.shape == shape && !ended);
@@ -56,9 +56,9 @@ impl PlaneEngine {
         let upward = self.way_up(chain, listeners);
         plans.iter_mut().for_each(|plan| plan.upward.clone_from(&upward));
         // A new deployment replaces whatever was being tried.
-        self.plane.end_canaries(&existing)?;
-        let staged = self.plane.stage(&existing, plans)?;
-        let mut published = self.plane.publish(&existing, staged, None)?;
+        self.lanes.end_canaries(&existing)?;
+        let staged = self.lanes.stage(&existing, plans)?;
+        let mut published = self.lanes.publish(&existing, staged, None)?;
         self.set_takes_rest(&existing, &id.name, !chain.steered).map_err(lost)?;
         published.notes = self.ports().warnings(chain);
         Ok(published)
@@ -91,7 +91,7 @@ impl PlaneEngine {
 
     /// What the chain is deployed with.
     fn shape(&self, chain: &Chain) -> Result<Shape, EngineError> {
-        let all = self.plane.workers.len();
+        let all = self.lanes.workers.len();
         chain.check_workers(all).map_err(EngineError::At)?;
         let workers = chain.workers.of(all);
         let (from, to) = (chain.from.clone(), chain.to.clone());
@@ -101,7 +101,7 @@ impl PlaneEngine {
     /// What a chain's lanes can be made for, if it gives back what it has.
     fn footing(&self, id: &ChainId, chain: &Chain, shape: &Shape) -> Result<Footing, EngineError> {
         let key = crossing::key(&id.tenant, &id.name, shape);
-        let there = self.plane.crossings().get(&key).cloned();
+        let there = self.lanes.crossings().get(&key).cloned();
         if let Some(there) = there {
             there.check(&id.name, shape, !chain.steered)?;
             if there.shape == *shape {
@@ -126,7 +126,7 @@ impl PlaneEngine {
                 seed: self.seed,
                 on_event: None,
             };
-            let sandbox = Arc::clone(&self.plane.sandbox);
+            let sandbox = Arc::clone(&self.lanes.sandbox);
             Ground::new(sandbox, &key, config, ports.clone()).map_err(refused)
         };
         (0..shape.workers).map(ground).collect::<Result<_, _>>().map(Footing::New)
@@ -141,7 +141,7 @@ impl PlaneEngine {
     ) -> Result<(), EngineError> {
         for n in 0..deployed.lanes.len() {
             let key = deployed.key.clone();
-            self.plane.with_station(&deployed.crossing, n, move |station| {
+            self.lanes.with_station(&deployed.crossing, n, move |station| {
                 station.set_takes_rest(&key, takes_rest);
             })?;
         }
@@ -163,7 +163,7 @@ impl PlaneEngine {
         footing: Footing,
     ) -> Result<(Arc<Crossing>, Option<Prepared>), EngineError> {
         let key = crossing::key(&id.tenant, &id.name, shape);
-        let there = self.plane.crossings().get(&key).cloned();
+        let there = self.lanes.crossings().get(&key).cloned();
         let grounds = match (footing, there) {
             (Footing::There(those), Some(there)) if Arc::ptr_eq(&those, &there) => {
                 there.check(&id.name, shape, !chain.steered)?;
@@ -229,11 +229,11 @@ impl PlaneEngine {
         let crossing =
             Arc::new(Crossing::new(key.clone(), id.tenant.clone(), shape.clone(), deployed));
         for (station, worker) in stations.into_iter().zip(workers) {
-            self.plane.workers[worker]
+            self.lanes.workers[worker]
                 .add_station(&key, station)
                 .map_err(|gone| EngineError::Internal(gone.to_string()))?;
         }
-        self.plane.crossings().insert(key, Arc::clone(&crossing));
+        self.lanes.crossings().insert(key, Arc::clone(&crossing));
         self.ports().attached(chain);
         Ok((crossing, Some(prepared)))
     }
@@ -319,12 +319,12 @@ impl PlaneEngine {
         });
         let deployed = Deployed::new(key.clone(), Arc::clone(&crossing), deployed.collect());
         let compiled_in = lanes.iter().map(Lane::compiled_in).sum();
-        self.plane.chains().insert(id.clone(), Arc::new(deployed));
+        self.lanes.chains().insert(id.clone(), Arc::new(deployed));
         crossing.enter(&id.name, takes_rest);
         self.ports().show_holder(&crossing.shape, crossing.holder());
         for (n, lane) in lanes.into_iter().enumerate() {
             let key = key.clone();
-            self.plane
+            self.lanes
                 .with_station(&crossing, n, move |station| station.add(key, lane, takes_rest))?;
         }
         match prepared {
@@ -365,7 +365,7 @@ impl PlaneEngine {
     }
 
     pub(crate) fn undeploy_chain(&self, id: &ChainId) -> Result<(), EngineError> {
-        let Some(deployed) = self.plane.chains().remove(id) else { return Ok(()) };
+        let Some(deployed) = self.lanes.chains().remove(id) else { return Ok(()) };
         let _turn = deployed.turn();
         self.take_down(id, &deployed)
     }
@@ -373,12 +373,12 @@ impl PlaneEngine {
     /// The same for whoever has the chain's turn, when it is not in the list any more.
     pub(super) fn take_down(&self, id: &ChainId, deployed: &Deployed) -> Result<(), EngineError> {
         let _arrival = self.arrivals();
-        let _ticking = self.plane.sandbox.ticker().tick();
+        let _ticking = self.lanes.sandbox.ticker().tick();
         for n in 0..deployed.lanes.len() {
             let key = deployed.key.clone();
             // Unmapping its memory is not for the data path: it ends here.
             drop(
-                self.plane
+                self.lanes
                     .with_station(&deployed.crossing, n, move |station| station.remove(&key))?,
             );
         }
@@ -394,10 +394,10 @@ impl PlaneEngine {
         }
         self.bring_nothing(crossing);
         crossing.keep_counts(&crossing.steered());
-        self.plane.crossings().remove(&crossing.key);
+        self.lanes.crossings().remove(&crossing.key);
         let mut stations = Vec::with_capacity(crossing.stations.len());
         for station in &crossing.stations {
-            let station = self.plane.workers[station.worker]
+            let station = self.lanes.workers[station.worker]
                 .remove_station(&crossing.key)
                 .map_err(|gone| EngineError::Internal(gone.to_string()))?;
             stations.extend(station);
@@ -409,7 +409,7 @@ impl PlaneEngine {
 
     /// Ends stations that no worker has any more; the error is the first one's that has one.
     fn finish(&self, stations: Vec<Station>) -> Result<(), EngineError> {
-        let _ticking = self.plane.sandbox.ticker().tick();
+        let _ticking = self.lanes.sandbox.ticker().tick();
         let mut result = Ok(());
         let mut finish = |mut station: Station| {
             match station.finish() {
@@ -441,7 +441,7 @@ impl PlaneEngine {
         shadow: bool,
     ) -> Result<(Vec<ChainPlan>, usize), EngineError> {
         let label = function.label.as_str();
-        let mut plans = self.plane.plans(deployed)?;
+        let mut plans = self.lanes.plans(deployed)?;
         let mut place = 0;
         for (n, (plan, lane)) in plans.iter_mut().zip(&deployed.lanes).enumerate() {
             place = plan.functions.iter().position(|f| f.name == label).ok_or_else(|| {
@@ -476,8 +476,8 @@ impl PlaneEngine {
 
     /// So many workers, those with the fewest stations.
     fn least_used_workers(&self, count: usize) -> Vec<usize> {
-        let mut used = vec![0usize; self.plane.workers.len()];
-        for crossing in self.plane.crossings().values() {
+        let mut used = vec![0usize; self.lanes.workers.len()];
+        for crossing in self.lanes.crossings().values() {
             crossing.stations.iter().for_each(|station| used[station.worker] += 1);
         }
         let mut workers: Vec<usize> = (0..used.len()).collect();

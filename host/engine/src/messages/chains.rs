@@ -21,7 +21,7 @@ use super::listeners::{Make, Parts, Seen, config};
 use super::parts::{At, Deployed, Made, MadeReady, Part, Place, Tallies, Trial};
 use super::process::Itself;
 use super::{Messages, refused};
-use crate::engine::admit;
+use crate::packets::admit;
 use crate::telemetries::shadow_of;
 
 /// Rooms of the pool over which a chain without a listener is tried out.

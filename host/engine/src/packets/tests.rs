@@ -8,11 +8,11 @@ use weir_packet_plane::{Lane, States};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_spec::{Chain, FunctionUse, HostConfig, Manifest, Name, Steering, SteeringRule};
 
-use super::PlaneEngine;
+use super::Packets;
 use crate::nics::VfMacs;
 
 /// A host with two ports that write to files, `a` and `b`.
-fn engine(directory: &Path) -> PlaneEngine {
+fn engine(directory: &Path) -> Packets {
     let port = |name| {
         let output = directory.join(name);
         format!("[[port]]\nname = \"{name}\"\nkind = \"pcap\"\noutput = \"{}\"\n", output.display())
@@ -20,10 +20,10 @@ fn engine(directory: &Path) -> PlaneEngine {
     configured(&format!("{}{}", port("a"), port("b")))
 }
 
-fn configured(text: &str) -> PlaneEngine {
+fn configured(text: &str) -> Packets {
     let config = weir_spec::Document::<HostConfig>::parse("weir.toml", text).unwrap().value;
     let sandbox = Arc::new(Sandbox::new(SandboxConfig::default()).unwrap());
-    PlaneEngine::start(&config, sandbox, VfMacs::default()).unwrap()
+    Packets::start(&config, sandbox, VfMacs::default()).unwrap()
 }
 
 fn deployment(name: &str, from: &str) -> Deployment {
@@ -56,7 +56,7 @@ fn a_change_that_is_under_way_when_the_host_stops_keeps_no_device() {
     let engine = engine(directory.path());
     engine.deploy(&deployment("one", "a"), None).unwrap();
     assert_eq!(open_in(directory.path()), 2, "one is the chain's, the other nobody's");
-    let one = engine.plane.deployed(&deployment("one", "a").id).unwrap();
+    let one = engine.lanes.deployed(&deployment("one", "a").id).unwrap();
     // Somebody changes it.
     let turn = one.turn();
     let drained = engine.drain(Duration::ZERO);
@@ -68,12 +68,12 @@ fn a_change_that_is_under_way_when_the_host_stops_keeps_no_device() {
         let EngineError::Conflict(why) = engine.deploy(&late, None).unwrap_err() else { panic!() };
         assert!(why.contains("the host stops"), "{why}");
     }
-    assert!(engine.plane.chains().is_empty() && engine.plane.crossings().is_empty());
+    assert!(engine.lanes.chains().is_empty() && engine.lanes.crossings().is_empty());
     assert_eq!(open_in(directory.path()), 0);
 }
 
 /// A chain of the functions `f` and `g` on two workers.
-fn on_two_workers() -> (PlaneEngine, ChainId) {
+fn on_two_workers() -> (Packets, ChainId) {
     let ports = "[workers]\ncount = 2\n[[port]]\nname = \"in\"\nkind = \"memory\"\n[[port]]\nname = \"out\"\nkind = \"memory\"\n";
     let engine = configured(ports);
     let chain = deployment_of(
@@ -87,20 +87,20 @@ fn on_two_workers() -> (PlaneEngine, ChainId) {
 #[test]
 fn what_a_lane_refuses_leaves_the_others_on_their_probation() {
     let (engine, id) = on_two_workers();
-    let chain = engine.plane.deployed(&id).unwrap();
+    let chain = engine.lanes.deployed(&id).unwrap();
     let swap = |version: &str, second_refuses: bool| {
-        let mut plans = engine.plane.plans(&chain).unwrap();
+        let mut plans = engine.lanes.plans(&chain).unwrap();
         plans.iter_mut().for_each(|plan| plan.functions[0].version = version.into());
         if second_refuses {
             plans[1].functions[1].version = "another".into();
         }
-        let staged = engine.plane.stage(&chain, plans).unwrap();
-        engine.plane.publish(&chain, staged, Some((0, Way::Forward)))
+        let staged = engine.lanes.stage(&chain, plans).unwrap();
+        engine.lanes.publish(&chain, staged, Some((0, Way::Forward)))
     };
     swap("2.0.0", false).unwrap();
     let EngineError::Conflict(why) = swap("3.0.0", true).unwrap_err() else { panic!() };
     assert!(why.contains("changed meanwhile"), "{why}");
-    let before = engine.plane.with_lanes(&chain, |lane| lane.before_swap("f", "2.0.0")).unwrap();
+    let before = engine.lanes.with_lanes(&chain, |lane| lane.before_swap("f", "2.0.0")).unwrap();
     let before: Vec<_> =
         before.into_iter().map(|plan| plan.unwrap().functions[0].version.clone()).collect();
     assert_eq!(before, ["1.0.0", "1.0.0"]);
@@ -110,22 +110,22 @@ fn what_a_lane_refuses_leaves_the_others_on_their_probation() {
 #[test]
 fn a_lane_that_cannot_follow_another_one_back_is_told_of() {
     let (engine, id) = on_two_workers();
-    let chain = engine.plane.deployed(&id).unwrap();
+    let chain = engine.lanes.deployed(&id).unwrap();
     // The second lane comes to run another version than the first.
-    let mut plan = engine.plane.plans(&chain).unwrap().swap_remove(1);
+    let mut plan = engine.lanes.plans(&chain).unwrap().swap_remove(1);
     plan.functions[0].version = "2.0.0".into();
-    let staged = engine.plane.stage_one(&chain, 1, plan, &States::default()).unwrap();
+    let staged = engine.lanes.stage_one(&chain, 1, plan, &States::default()).unwrap();
     let put = move |lane: &mut Lane| lane.publish_back(staged, None).map(|(_, retired)| retired);
-    let retired = engine.plane.with_lane(&chain, 1, put).unwrap().unwrap();
-    retired.end(&engine.plane.sandbox);
-    let notes = engine.plane.follow_back(&id, 0, "f", "2.0.0");
+    let retired = engine.lanes.with_lane(&chain, 1, put).unwrap().unwrap();
+    retired.end(&engine.lanes.sandbox);
+    let notes = engine.lanes.follow_back(&id, 0, "f", "2.0.0");
     let [note] = &notes[..] else { panic!("{notes:?}") };
     assert!(note.contains("chain c did not go back on worker 1: it runs f 2.0.0"), "{note}");
     drop(engine.drain(Duration::ZERO));
 }
 
 /// The port `in` generates, `out` and `b` take what comes.
-fn generating(keys: &str) -> PlaneEngine {
+fn generating(keys: &str) -> Packets {
     let others =
         "[[port]]\nname = \"out\"\nkind = \"memory\"\n[[port]]\nname = \"b\"\nkind = \"memory\"\n";
     configured(&format!(
@@ -147,13 +147,13 @@ fn chain_between(name: &str, from: &str, steered: bool) -> Deployment {
     ))
 }
 
-fn came_to(engine: &PlaneEngine, chain: &str) -> u64 {
+fn came_to(engine: &Packets, chain: &str) -> u64 {
     let chains = engine.status().chains;
     chains.iter().find(|status| status.name.as_str() == chain).map_or(0, |chain| chain.packets_in)
 }
 
 /// Packets that the port `in` dropped for this reason.
-fn dropped(engine: &PlaneEngine, reason: &str) -> u64 {
+fn dropped(engine: &Packets, reason: &str) -> u64 {
     let ports = engine.status().ports;
     let port = ports.iter().find(|port| port.name.as_str() == "in").unwrap();
     port.drops.get(reason).copied().unwrap_or(0)
@@ -202,7 +202,7 @@ fn what_rules_send_to_a_chain_that_is_not_deployed_is_nobody_elses() {
         packets: None,
         dropped: dropped.map(str::to_owned),
     };
-    let places = |engine: &PlaneEngine| {
+    let places = |engine: &Packets| {
         let [RuleStatus { places, .. }] = &engine.steering(&tenant())[..] else { panic!() };
         places.clone()
     };

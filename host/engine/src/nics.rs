@@ -22,7 +22,7 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the journal of a host with this store is.
-pub(crate) fn journal_of(store: &Path) -> PathBuf {
+fn journal_of(store: &Path) -> PathBuf {
     store.join(JOURNAL)
 }
 
@@ -161,7 +161,7 @@ impl VfMacs {
 }
 
 /// What the host changed of the machine's devices; undone when dropped.
-pub(crate) struct Nics {
+pub struct Nics {
     kernel: Live,
     path: PathBuf,
     journal: SharedJournal,
@@ -173,7 +173,7 @@ impl Nics {
     ///
     /// # Errors
     /// When the journal cannot be read.
-    pub(crate) fn new(store: &Path) -> Result<Self> {
+    pub fn new(store: &Path) -> Result<Self> {
         let (kernel, path) = (Live::default(), journal_of(store));
         let nics =
             Self { kernel, path, journal: SharedJournal::default(), in_use: InUse::default() };
@@ -191,7 +191,7 @@ impl Nics {
     ///
     /// # Errors
     /// What cannot be had, and where the configuration asks for it.
-    pub(crate) fn prepare(&mut self, config: &mut HostConfig) -> Result<()> {
+    pub fn prepare(&mut self, config: &mut HostConfig) -> Result<()> {
         let wanted = Wanted::of(config);
         if wanted.is_nothing() {
             return Ok(());
@@ -268,7 +268,7 @@ impl Drop for Nics {
 ///
 /// # Errors
 /// What cannot be had, as far as that can be told.
-pub(crate) fn plan(config: &HostConfig) -> Result<Vec<String>> {
+pub fn plan(config: &HostConfig) -> Result<Vec<String>> {
     let wanted = Wanted::of(config);
     let planned = weir_sriov::plan(&Live::default(), &wanted.wish);
     planned.map_err(|error| wanted.locate(error).into())
@@ -278,7 +278,7 @@ pub(crate) fn plan(config: &HostConfig) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When the journal cannot be had, or something could not be undone.
-pub(crate) fn restore(store: &Path) -> Result<Vec<Undone>> {
+pub fn restore(store: &Path) -> Result<Vec<Undone>> {
     let path = journal_of(store);
     if !Journal::is_left_at(&path) {
         return Ok(Vec::new());

@@ -11,15 +11,15 @@ use weir_packet_plane::TrialKind;
 use weir_port::{Details, PortCounts, PortStatistics};
 use weir_spec::{Name, Plane, PortKind};
 
-use super::PlaneEngine;
+use super::Packets;
 use super::lanes::Deployed;
 use super::ports::Slot;
 use crate::telemetries::function_log;
 
-impl PlaneEngine {
+impl Packets {
     pub(crate) fn status(&self) -> EngineStatus {
         let mut ports: Vec<PortStatus> = self.ports().iter().map(port_status).collect();
-        let crossings: Vec<_> = self.plane.crossings().values().cloned().collect();
+        let crossings: Vec<_> = self.lanes.crossings().values().cloned().collect();
         for crossing in &crossings {
             for (name, reason, n) in crossing.drops() {
                 let Some(port) = ports.iter_mut().find(|port| port.name == *name) else { continue };
@@ -28,9 +28,9 @@ impl PlaneEngine {
             }
         }
         let chains: Vec<_> =
-            self.plane.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
+            self.lanes.chains().iter().map(|(id, d)| (id.clone(), d.clone())).collect();
         EngineStatus {
-            workers: u32::try_from(self.plane.workers.len()).unwrap_or(u32::MAX),
+            workers: u32::try_from(self.lanes.workers.len()).unwrap_or(u32::MAX),
             ports,
             listeners: Vec::new(),
             chains: chains.iter().map(|(id, deployed)| chain_status(id, deployed)).collect(),
@@ -39,7 +39,7 @@ impl PlaneEngine {
     }
 
     pub(crate) fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog {
-        let Ok(deployed) = self.plane.deployed(chain) else { return FunctionLog::default() };
+        let Ok(deployed) = self.lanes.deployed(chain) else { return FunctionLog::default() };
         function_log(chain, function, deployed.lanes.iter().map(|lane| &lane.telemetry))
     }
 }
