@@ -16,10 +16,10 @@ use crate::counters::UpstreamCounters;
 use crate::link::Unanswered;
 use crate::members::Members;
 use crate::place::{Place, Tried};
+use crate::pool::Upstream;
 use crate::request_body::RequestBody;
 use crate::response_body::Download;
 use crate::rules;
-use crate::upstream::Upstream;
 
 /// The environment of a listener's chain on one thread.
 pub(crate) struct ListenerEnvironment {

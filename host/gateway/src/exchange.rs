@@ -24,13 +24,13 @@ use crate::journey::{Journey, Passing, Stop};
 use crate::link::{Link, Unanswered};
 use crate::listener::Site;
 use crate::place::Choice;
+use crate::pool::{Answered, Carrier, Upstream};
 use crate::record::Noted;
 use crate::request_body::{Progress, RequestBody, Upload};
 use crate::response_body::{Download, ResponseBody, Source};
 use crate::rules::{self, Asked};
 use crate::statistics::Failure;
 use crate::upgrade::Upgraded;
-use crate::upstream::{Answered, Carrier, Upstream};
 
 /// What becomes of an exchange.
 enum Outcome {

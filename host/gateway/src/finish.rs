@@ -13,13 +13,13 @@ use crate::chain::{Direction, Ended, Exchange};
 use crate::counters::Traffic;
 use crate::lines::{Line, shown};
 use crate::listener::{STREAM_WINDOW, Site};
+use crate::pool::Upstream;
 use crate::record::{self, Noted, Record, Records};
 use crate::relay::Halt;
 use crate::request_body::Progress;
 use crate::rests::LINGER_BYTES;
 use crate::statistics::Failure;
 use crate::stream::{MATURE, Pulse};
-use crate::upstream::Upstream;
 
 /// A request at an upstream, which is counted as active there.
 #[derive(Default)]

@@ -9,12 +9,12 @@ use crate::client::Client;
 use crate::link::{Failed, Unanswered, Unsent};
 use crate::listener::Site;
 use crate::place::{Choice, Tried};
+use crate::pool::{Answered, Upstream};
 use crate::repeat::Repeatable;
 use crate::request_body::{Progress, RequestBody};
 use crate::rules::{self, Asked};
 use crate::spare::Spare;
 use crate::statistics::Failure;
-use crate::upstream::{Answered, Upstream};
 
 /// What stays the same over all attempts.
 pub(crate) struct Forwarding<'a> {

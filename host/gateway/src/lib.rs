@@ -43,6 +43,7 @@ mod members;
 mod news;
 mod outbox;
 mod place;
+mod pool;
 mod proxy_protocol;
 mod record;
 mod relay;
@@ -61,7 +62,6 @@ mod thread;
 mod timer;
 mod tls;
 mod upgrade;
-mod upstream;
 mod watched;
 
 pub use weir_exchange as chain;

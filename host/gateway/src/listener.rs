@@ -23,10 +23,10 @@ use crate::journal::Journal;
 use crate::lines::Lines;
 use crate::members::Members;
 use crate::place::{Choice, Place, Tried};
+use crate::pool::Upstream;
 use crate::record::Records;
 use crate::stream_body::StreamExecutor;
 use crate::tls::{FromFiles, Read, Served};
-use crate::upstream::Upstream;
 
 /// Fields of a head that hyper takes if nothing is said; it has room for them without filling it first.
 pub(crate) const HYPERS_FIELDS: usize = 100;

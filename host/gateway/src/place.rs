@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::counters::UpstreamCounters;
 use crate::listener::Plan;
 use crate::members::{List, Members};
-use crate::upstream::Upstream;
+use crate::pool::Upstream;
 
 /// Members that a request was at already: the place, and the address.
 pub(crate) type Tried = SmallVec<[(usize, SocketAddr); 2]>;

@@ -16,11 +16,11 @@ use crate::fault::Fault;
 use crate::filter::Filtered;
 use crate::finish::Finish;
 use crate::flow::BoxFlow;
+use crate::pool::{Carrier, Upstream};
 use crate::request_body::Progress;
 use crate::rules;
 use crate::statistics::Failure;
 use crate::timer::Deadline;
-use crate::upstream::{Carrier, Upstream};
 
 /// An upstream's body. It drives the connection that it comes by, and gives it back when it has ended.
 pub(crate) struct Download {
