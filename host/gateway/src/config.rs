@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::ChainFactory;
-use crate::news::News;
+use crate::upstream::news::News;
 
 /// A gateway.
 #[derive(Debug, Clone)]

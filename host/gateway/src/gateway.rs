@@ -14,18 +14,18 @@ use tokio::time::Instant;
 
 use crate::chain::{Stage, Upstreams};
 use crate::config::{GatewayConfig, ListenerConfig, Protocol, Target, UpstreamConfig};
-use crate::counters::{ListenerCounters, UpstreamCounters};
-use crate::dial::Route;
-use crate::environment::ListenerUpstreams;
 use crate::error::GatewayError;
-use crate::journal::Journal;
-use crate::keeper::{Errand, Keeper};
-use crate::listener::{Plan, ThreadCounters};
-use crate::members::Members;
-use crate::news::News;
-use crate::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
-use crate::thread::{Command, Handle};
+use crate::listen::listener::{Plan, ThreadCounters};
+use crate::listen::thread::{Command, Handle};
+use crate::observe::counters::{ListenerCounters, UpstreamCounters};
+use crate::observe::request_log::Journal;
+use crate::observe::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
 use crate::tls::{self, Served};
+use crate::upstream::dial::Route;
+use crate::upstream::environment::ListenerUpstreams;
+use crate::upstream::keeper::{Errand, Keeper};
+use crate::upstream::members::Members;
+use crate::upstream::news::News;
 
 /// Connections that the kernel accepts before the gateway does.
 const BACKLOG: i32 = 4096;

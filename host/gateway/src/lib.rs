@@ -9,60 +9,31 @@
 //!   accept -> ...                                                                                (thread 1)
 //! ```
 //!
+//! Folders are layers; a listener's `tcp` connections go from `listen` to `connection` at once:
+//!
+//! ```text
+//!   gateway     the handle: listeners come, change and go          (config, error)
+//!     listen      sockets and their threads, PROXY protocol        tls   certificates, both sides
+//!       http        clients, rules, the way through a chain, bodies
+//!         upstream    whose turn, health, connections
+//!           connection  bytes: read, written, relayed
+//!   observe     counters, request log, lines of the host's log; all layers use it
+//! ```
+//!
 //! Each thread has sockets, chain, upstream connections of its own; nothing on a request's way is shared between threads.
 //! See `docs/adr/0015-gateway.md`.
 
 #![forbid(unsafe_code)]
 
-mod accept;
-mod balance;
-mod bell;
-
-mod client;
 mod config;
-mod copying;
-mod counters;
-mod dial;
-mod environment;
+mod connection;
 mod error;
-mod exchange;
-mod fault;
-mod filter;
-mod finish;
-mod flow;
-mod forward;
 mod gateway;
-mod health;
-mod journal;
-mod journey;
-mod keeper;
-mod lines;
-mod link;
-mod listener;
-mod members;
-mod news;
-mod outbox;
-mod place;
-mod pool;
-mod proxy_protocol;
-mod record;
-mod relay;
-mod repeat;
-mod request_body;
-mod response_body;
-mod rests;
-mod rules;
-mod shared;
-mod spare;
-mod statistics;
-mod stream;
-mod stream_body;
-mod tcp;
-mod thread;
-mod timer;
+mod http;
+mod listen;
+mod observe;
 mod tls;
-mod upgrade;
-mod watched;
+mod upstream;
 
 pub use weir_exchange as chain;
 
@@ -73,7 +44,7 @@ pub use config::{
 };
 pub use error::GatewayError;
 pub use gateway::Gateway;
-pub use news::{News, UpstreamNews};
-pub use statistics::{
+pub use observe::statistics::{
     CertificateStatus, FAILURES, Failure, ListenerStatistics, Statistics, UpstreamStatistics,
 };
+pub use upstream::news::{News, UpstreamNews};

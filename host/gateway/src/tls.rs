@@ -7,8 +7,8 @@ mod clients;
 mod files;
 mod identity;
 mod pem;
-mod pool;
 mod server;
+mod upstream;
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::{Read, clients, pem, provider};
 use crate::config::{Certificate, ClientCertificates, ListenerConfig, Protocol};
 use crate::error::GatewayError;
-use crate::statistics::CertificateStatus;
+use crate::observe::statistics::CertificateStatus;
 
 /// What a listener's handshakes go by.
 pub(crate) struct Served {
