@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 use weir_exchange::{CallFault, Stream};
-use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, Memories, TABLES_MAX, Taken};
+use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, Memories, MemoryLedger, TABLES_MAX};
 
 use crate::body::{Open, Progress, Read, Written, error_of_call, length};
 use crate::function::{Linked, ProxyFunction};
@@ -85,7 +85,7 @@ impl Guest {
             },
             outputs,
             memory: Memory {
-                taken: Taken::default(),
+                taken: MemoryLedger::default(),
                 limit: function.config().memory,
                 all: Memories::default(),
             },
@@ -127,7 +127,7 @@ impl WasiHttpView for Guest {
 
 /// All linear memories and tables of an instance together.
 pub(crate) struct Memory {
-    pub(crate) taken: Taken,
+    pub(crate) taken: MemoryLedger,
     limit: usize,
     all: Memories,
 }
@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories() {
-        let mut memory = Memory { taken: Taken::default(), limit: 100, all: Memories::default() };
+        let mut memory =
+            Memory { taken: MemoryLedger::default(), limit: 100, all: Memories::default() };
         assert!(memory.memory_growing(0, 60, None).unwrap());
         assert!(memory.memory_growing(0, 30, None).unwrap());
         // What is more than the module says itself, wasmtime refuses.
@@ -328,7 +329,8 @@ mod tests {
 
     #[test]
     fn memory_has_grown_when_half_of_what_there_was_to_take_is_taken() {
-        let mut memory = Memory { taken: Taken::new(60), limit: 100, all: Memories::default() };
+        let mut memory =
+            Memory { taken: MemoryLedger::new(60), limit: 100, all: Memories::default() };
         assert!(!memory.is_grown(60));
         assert!(memory.memory_growing(60, 80, None).unwrap() && !memory.is_grown(60));
         assert!(memory.memory_growing(80, 81, None).unwrap() && memory.is_grown(60));

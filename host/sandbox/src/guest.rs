@@ -1,6 +1,5 @@
 //! The data of a store: the functions in it, their limits, and who is running.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{Hash as _, Hasher as _};
 use std::ops::Range;
@@ -12,13 +11,15 @@ use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use weir_layout::WASM_PAGE;
 use weir_pool::Memory;
 
+use crate::deadline::{Lateness, Look, Watch};
 use crate::fault::{Fault, FaultKind, Overdue, Violation};
 use crate::guard::Guard;
 use crate::host::Requests;
 use crate::memories::Memories;
+use crate::memory_ledger::MemoryLedger;
+use crate::runner::Board;
 use crate::said::one_line;
 use crate::telemetry::{Level, Telemetry};
-use crate::ticker::{LOOKS, TICK};
 
 /// Shared memory that can be mapped into guests, independent of who owns the [`Memory`].
 #[derive(Clone, Debug)]
@@ -106,7 +107,7 @@ pub struct GuestFunction {
     /// Where the host has mapped its window and state region, by address: they lie apart.
     pub(crate) window_attached: Option<Range<usize>>,
     pub(crate) state_attached: Option<Range<usize>>,
-    taken: Taken,
+    taken: MemoryLedger,
     lateness: Lateness,
     /// Its read-only pages, see [`crate::guard`].
     pub(crate) guards: Vec<Guard>,
@@ -138,7 +139,7 @@ impl GuestFunction {
             code: None,
             window_attached: None,
             state_attached: None,
-            taken: Taken::new(limits.memory_at_start),
+            taken: MemoryLedger::new(limits.memory_at_start),
             lateness: Lateness::default(),
             guards: Vec::new(),
         }
@@ -218,75 +219,12 @@ const TRESPASS: &str =
 const HEARD_LINES: usize = 8;
 const HEARD_BYTES: usize = 512;
 
-/// Bytes of an element of a table.
-pub(crate) const TABLE_ELEMENT: usize = 8;
 /// Core instances of a function; components of many libraries have some dozens. The chain's runner has as many.
 pub const INSTANCES_MAX: usize = 256;
 /// Tables of a function.
 pub const TABLES_MAX: usize = 64;
 /// Linear memories of a function. Each takes three of the mappings of which a process has 65,530.
 pub const MEMORIES_MAX: usize = 16;
-
-/// Memories and tables that a guest has taken.
-#[derive(Debug, Default)]
-pub struct Taken {
-    bytes: usize,
-    refused: bool,
-}
-
-impl Taken {
-    /// So many bytes from the start.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        Self { bytes, refused: false }
-    }
-
-    /// Takes so many bytes more of a memory, if the guest then has no more than `limit`. Of what is more than the memory says itself
-    /// that it may have, nothing is taken: wasmtime refuses that once it has asked here.
-    pub fn memory(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-        limit: usize,
-    ) -> bool {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return true;
-        }
-        let bytes = self.bytes.saturating_add(desired.saturating_sub(current));
-        let allowed = bytes <= limit;
-        if allowed {
-            self.bytes = bytes;
-        } else {
-            self.refused = true;
-        }
-        allowed
-    }
-
-    /// The same for elements of a table.
-    pub fn table(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-        limit: usize,
-    ) -> bool {
-        let bytes = |elements: usize| elements.saturating_mul(TABLE_ELEMENT);
-        self.memory(bytes(current), bytes(desired), maximum.map(bytes), limit)
-    }
-
-    /// Bytes taken.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// It was refused more.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        self.refused
-    }
-}
 
 /// Who is running in a store.
 #[derive(Clone, Debug, Default)]
@@ -310,15 +248,6 @@ pub enum Running {
     Chain,
 }
 
-/// Where a linked chain's runner notes who runs and the host notes the burst's number.
-#[derive(Debug)]
-pub(crate) struct Board {
-    pub(crate) memory: Memory,
-    pub(crate) window: Shared,
-    position: usize,
-    sequence: usize,
-}
-
 /// The data of a store with one function, or with a linked chain of them. `S` is what the packet plane
 /// lends while it runs the store.
 #[derive(Debug)]
@@ -332,31 +261,13 @@ pub struct Guest<S> {
     /// CPU time for start code, and for each `configure`.
     pub setup: Duration,
     running: Running,
-    board: Option<Board>,
-    watched: Option<Watched>,
-    /// The burst that began last while there were [`Self::doubts`], and the thread's CPU time then.
-    begun: Option<(u32, Duration)>,
-    /// Bursts of which the beginning is still to be noted.
-    doubts: u32,
+    pub(crate) board: Option<Board>,
+    watch: Watch,
     /// What was made or grown while functions were instantiated.
-    at_start: Taken,
+    at_start: MemoryLedger,
     memories: Memories,
     /// The last lines that were logged since [`Self::listen`].
     heard: Option<VecDeque<String>>,
-}
-
-/// What the epoch callback saw at the last tick.
-#[derive(Debug)]
-struct Watched {
-    /// None: start code.
-    who: Option<usize>,
-    burst: u32,
-    /// CPU time of the thread at the last look.
-    at: Duration,
-    /// What it has used up of its time.
-    used: Duration,
-    /// What it has run, as far as is known, charged or not.
-    ran: Duration,
 }
 
 impl<S> Guest<S> {
@@ -370,44 +281,11 @@ impl<S> Guest<S> {
             setup: SETUP_DEADLINE,
             running: Running::Nobody,
             board: None,
-            watched: None,
-            begun: None,
-            doubts: 0,
-            at_start: Taken::default(),
+            watch: Watch::default(),
+            at_start: MemoryLedger::default(),
             memories: Memories::default(),
             heard: None,
         }
-    }
-
-    /// For a linked chain: the memory, and the offsets in it, where the runner notes (`u32`) the
-    /// place of the function that runs, and the host the number of the burst; and the window that the
-    /// runner works on.
-    pub fn set_board(&mut self, memory: Memory, window: Shared, position: usize, sequence: usize) {
-        self.board = Some(Board { memory, window, position, sequence });
-    }
-
-    pub(crate) fn runner_board(&self) -> Option<&Board> {
-        self.board.as_ref()
-    }
-
-    /// The memory of [`Self::set_board`].
-    ///
-    /// # Panics
-    /// When there is none: only linked chains have one.
-    #[must_use]
-    #[inline]
-    pub fn board(&self) -> &Memory {
-        &self.board.as_ref().expect("a linked chain has a board").memory
-    }
-
-    /// As [`Self::board`], with what the packet plane lent.
-    ///
-    /// # Panics
-    /// As [`Self::board`].
-    #[inline]
-    pub fn board_mut(&mut self) -> (&mut Memory, &mut Option<S>) {
-        let board = self.board.as_mut().expect("a linked chain has a board");
-        (&mut board.memory, &mut self.services)
     }
 
     /// Whether the function attached a state region with its predecessor's content.
@@ -495,27 +373,26 @@ impl<S> Guest<S> {
     pub fn set_running(&mut self, running: Running) {
         if let Running::Start { place: Some(place) } = running {
             // All that there is at the start is counted as it is made.
-            self.functions[place].taken = Taken::default();
+            self.functions[place].taken = MemoryLedger::default();
         }
         self.running = running;
-        self.watched = None;
-        self.begun = None;
+        self.watch.begin();
         self.begin_burst();
     }
 
     /// A burst, or a call, begins. Costs a comparison, unless there is a doubt whether somebody runs long without being looked at.
     #[inline]
     pub(crate) fn begin_burst(&mut self) {
-        if self.doubts > 0 {
-            self.doubts -= 1;
-            self.begun = Some((self.burst(), thread_time()));
+        if self.watch.is_in_doubt() {
+            let burst = self.burst();
+            self.watch.begin_burst(burst);
         }
     }
 
     /// Number of the burst of a linked chain; 0 in a call that is not the runner's.
     fn burst(&self) -> u32 {
         match (&self.running, &self.board) {
-            (Running::Chain, Some(board)) => board.memory.get::<u32>(board.sequence),
+            (Running::Chain, Some(board)) => board.burst(),
             _ => 0,
         }
     }
@@ -527,8 +404,7 @@ impl<S> Guest<S> {
             Running::Nobody | Running::Start { .. } => None,
             Running::Function { place, .. } => Some(place),
             Running::Chain => {
-                let board = self.board.as_ref()?;
-                let place = board.memory.get::<u32>(board.position) as usize;
+                let place = self.board.as_ref()?.who();
                 (place < self.functions.len()).then_some(place)
             }
         }
@@ -567,7 +443,7 @@ impl<S> Guest<S> {
     }
 
     /// Who takes memories and tables now, and how many bytes there may be; nobody while nobody runs.
-    fn taking(&mut self) -> Option<(&mut Taken, usize)> {
+    fn taking(&mut self) -> Option<(&mut MemoryLedger, usize)> {
         if let Running::Start { place: Some(place) } = self.running {
             let function = &mut self.functions[place];
             let limit = function.memory_limit().saturating_add(RUNNER_MEMORY);
@@ -600,77 +476,14 @@ impl<S> Guest<S> {
             }
         };
         let burst = guest.burst();
-        let at = thread_time();
-        let anybody = LOOKED.replace(at);
-        let looked = guest.watched.as_ref().filter(|watched| watched.burst == burst);
-        let begun = guest.begun.filter(|(begun, _)| *begun == burst);
-        let time = match (looked, begun) {
-            (Some(watched), _) => at.saturating_sub(watched.at),
-            (None, Some((_, begun))) => at.saturating_sub(begun),
-            (None, None) => {
-                // When the burst began is not known. If nobody was looked at for long, the next bursts tell whether it was this one.
-                let time = at.saturating_sub(anybody);
-                if charged(time, limit) < time / 2 {
-                    guest.doubts = DOUBTS;
-                }
-                Duration::ZERO
-            }
-        };
-        let (mut used, mut ran) = (Duration::ZERO, Duration::ZERO);
-        if let Some(watched) = looked.filter(|watched| watched.who == who) {
-            used = watched.used + charged(time, limit);
-            ran = watched.ran;
-        }
-        let late = (ran + time).saturating_sub(limit) - ran.saturating_sub(limit);
-        guest.watched = Some(Watched { who, burst, at, used, ran: ran + time });
-        let mut over = used > limit;
-        if let Some(place) = who {
-            over |= guest.functions[place].lateness.add(late, limit);
-        }
-        if over {
+        let Look { is_over, late } = guest.watch.look(who, burst, limit);
+        // Also of one whose time is up: each look forgives something.
+        let is_late = who.is_some_and(|place| guest.functions[place].lateness.add(late, limit));
+        if is_over || is_late {
             return Err(wasmtime::Error::new(Overdue { limit }));
         }
         Ok(UpdateDeadline::Continue(1))
     }
-}
-
-thread_local! {
-    /// CPU time of this thread when a guest was looked at last.
-    static LOOKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-}
-
-/// Bursts of which the beginning is noted, once somebody may have run long without being looked at.
-const DOUBTS: u32 = 256;
-/// Deadlines that a guest may be late without being charged for it, before it is held against it.
-const LATE_MAX: u32 = 16;
-
-/// CPU time that a guest ran beyond its deadlines and was not charged for ([`charged`]). Now and then that is nobody's fault; a guest to which
-/// it happens again and again has the engine fill or copy megabytes, which nobody can look at before it is done.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lateness(Duration);
-
-impl Lateness {
-    /// Takes in how late a look found a guest that has `limit`; true when it has become a habit. One look counts as a whole limit at
-    /// most, and each forgives a part of one.
-    fn add(&mut self, late: Duration, limit: Duration) -> bool {
-        self.0 = (self.0 + late.min(limit)).saturating_sub(limit / LATE_MAX);
-        self.0 > limit * LATE_MAX
-    }
-}
-
-/// What a guest that has this much time is charged for CPU time between two looks at it: at most a quarter of what it has, or an epoch.
-/// A virtual CPU that was taken away for long, and a page fault that had the host work for long, look like CPU time of
-/// the guest; but then nobody has looked in the meantime. Functions of chains that are late so again and again are at fault all the same.
-#[must_use]
-pub fn charged(time: Duration, limit: Duration) -> Duration {
-    time.min((limit / LOOKS).max(TICK))
-}
-
-/// CPU time of this thread.
-#[must_use]
-pub fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl<S: Requests> ResourceLimiter for Guest<S> {
@@ -732,24 +545,5 @@ mod tests {
         {
             assert_eq!(guest.lays_state_out_anew(0, &fault(kind)), anew, "{kind:?}");
         }
-    }
-
-    #[test]
-    fn being_late_uncharged_is_held_against_a_guest_when_it_is_a_habit() {
-        let limit = Duration::from_millis(1);
-        let looks = |times: &[u64]| {
-            let mut lateness = Lateness::default();
-            let looks = times.iter().cycle().take(10_000);
-            looks
-                .map(|late| lateness.add(Duration::from_micros(*late), limit))
-                .position(|over| over)
-        };
-        // Taken away for 10 ms at one look of 20.
-        let mut storms = [0; 20];
-        storms[7] = 10_000;
-        assert_eq!(looks(&storms), None);
-        // Filling 16 MiB again and again.
-        assert!(looks(&[2000]).is_some_and(|first| first < 20));
-        assert!(looks(&[0, 2000]).is_some_and(|first| first < 40));
     }
 }

@@ -1,14 +1,13 @@
-//! The host interface of `weir:net`, and what the chain runner is given.
+//! The host interface of `weir:net`.
 //!
 //! Each function of a store has an import instance of its own, so every call is known to come from that
-//! function. What concerns packets is passed on to [`Services`], unseen.
+//! function. What concerns packets is passed on to [`Requests`], unseen.
 
 use std::ops::Range;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, WasmList, WasmStr};
-use weir_layout::{BURST_AREA, PAGE, ROOM_MAX};
-use weir_pool::Memory;
+use weir_layout::ROOM_MAX;
 
 use crate::fault::Violation;
 use crate::guard::Guard;
@@ -120,23 +119,7 @@ pub trait Requests: Send + 'static {
     fn send_copy(&mut self, function: usize, packet: &[u8], verdict: u32) -> Result<(), Refusal>;
 }
 
-/// What the packet plane does beside that for a chain while it runs it.
-pub trait Services: Requests {
-    /// The window's memory: burst area and rooms.
-    fn window(&mut self) -> &mut Memory;
-    /// The runner wants a copy of a packet to leave by this port. False: there is no such port.
-    fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool;
-    /// Function `place` is about to see the first `count` packets of the window's vectors, or has seen them (`done`): its verdicts
-    /// stand in the window then. Only told of bursts for which the board says that somebody wants to know.
-    fn look(&mut self, place: usize, count: usize, done: bool) {
-        let _ = (place, count, done);
-    }
-    /// The runner is done with a burst, whose results stand on the board, and asks for the next one:
-    /// `count | start << 16 | reverse << 32`, or 0 to end.
-    fn next_burst(&mut self, board: &mut Memory) -> u64;
-}
-
-fn violation<T>(message: String) -> wasmtime::Result<T> {
+pub(crate) fn violation<T>(message: String) -> wasmtime::Result<T> {
     Err(wasmtime::Error::new(Violation(message)))
 }
 
@@ -208,45 +191,12 @@ pub fn link_function<S: Requests>(
     )
 }
 
-/// Offers the chain runner what it needs, under this import name.
-///
-/// # Errors
-/// When the name is already defined in the linker.
-pub fn link_runner<S: Services>(
-    linker: &mut Linker<Guest<S>>,
-    import: &str,
-) -> wasmtime::Result<()> {
-    type Context<'a, S> = StoreContextMut<'a, Guest<S>>;
-    let mut host = linker.instance(import)?;
-    host.func_wrap("attach", |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
-        attach_board(&mut cx, &region)
-    })?;
-    host.func_wrap("attach-rooms", |mut cx: Context<'_, S>, (region,): (WasmList<u8>,)| {
-        attach_rooms(&mut cx, &region).map(|offset| (offset,))
-    })?;
-    host.func_wrap("clone", |mut cx: Context<'_, S>, (offset, length, port): (u32, u32, u32)| {
-        let services = cx.data_mut().services.as_mut();
-        let exists = services.is_some_and(|s| s.clone_packet(offset, length, port));
-        Ok((u32::from(exists),))
-    })?;
-    host.func_wrap("look", |mut cx: Context<'_, S>, (place, count, done): (u32, u32, bool)| {
-        if let Some(services) = cx.data_mut().services.as_mut() {
-            services.look(place as usize, count as usize, done);
-        }
-        Ok(())
-    })?;
-    host.func_wrap("next", |mut cx: Context<'_, S>, (): ()| {
-        let guest = cx.data_mut();
-        let (board, services) = guest.board_mut();
-        let burst = services.as_mut().map_or(0, |s| s.next_burst(board));
-        guest.begin_burst();
-        Ok((burst,))
-    })
-}
-
 /// The region's address in the host and its length. The address is derived from wasmtime's view of the
 /// linear memory and only used for mapping.
-fn locate<S>(cx: &StoreContextMut<'_, Guest<S>>, region: &WasmList<u8>) -> (*mut u8, usize)
+pub(crate) fn locate<S>(
+    cx: &StoreContextMut<'_, Guest<S>>,
+    region: &WasmList<u8>,
+) -> (*mut u8, usize)
 where
     S: 'static,
 {
@@ -319,7 +269,7 @@ fn attach_state<S: Requests>(
 /// Maps memory into the region of linear memory that a guest hands over, where its alignment calls for: the address,
 /// and the offset from the region's start. `what` is the import's name behind `attach-`. `other` is what the guest has attached already:
 /// its pages keep what they are and the protection that they have.
-fn map_into<S: 'static>(
+pub(crate) fn map_into<S: 'static>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     region: &WasmList<u8>,
     memory: &Shared,
@@ -349,43 +299,6 @@ fn map_into<S: 'static>(
         start
     };
     Ok((start, u32::try_from(offset).expect("a 32-bit memory")))
-}
-
-/// Maps the board and behind it the burst area into the runner's memory.
-fn attach_board<S: Services>(
-    cx: &mut StoreContextMut<'_, Guest<S>>,
-    region: &WasmList<u8>,
-) -> wasmtime::Result<()> {
-    let (address, length) = locate(cx, region);
-    let Some(board) = cx.data().runner_board() else {
-        return violation("attach: there is no board".into());
-    };
-    let bytes = board.memory.len();
-    if window::place(address as usize, length, bytes + BURST_AREA, PAGE) != Some(0) {
-        return violation(format!("attach: a region of {length} bytes does not fit"));
-    }
-    // SAFETY: as in `map_into`, for both halves.
-    unsafe {
-        window::map_over(address, board.memory.fd(), bytes)?;
-        window::map_over(address.add(bytes), board.window.fd(), BURST_AREA)?;
-        window::populate(address, board.memory.fd(), bytes);
-        window::populate(address.add(bytes), board.window.fd(), BURST_AREA);
-    }
-    Ok(())
-}
-
-/// Maps the whole window into the runner's memory, for chains with functions that copy.
-fn attach_rooms<S: Services>(
-    cx: &mut StoreContextMut<'_, Guest<S>>,
-    region: &WasmList<u8>,
-) -> wasmtime::Result<u32> {
-    let Some(window) = cx.data().runner_board().map(|board| board.window.clone()) else {
-        return violation("attach-rooms: there is no board".into());
-    };
-    let (start, offset) = map_into(cx, region, &window, "window", None)?;
-    // SAFETY: `map_into` has just mapped the window there.
-    unsafe { window::populate(start, window.fd(), window.bytes()) };
-    Ok(offset)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.

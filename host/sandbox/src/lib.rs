@@ -2,8 +2,9 @@
 //!
 //! Owns: admission (what may run at all), compilation and its cache, stores with their limits,
 //! windows and state regions in guests' memory, the host interface of `weir:net`, configuring an instance and
-//! handing on what it saved, and naming the function that is at fault. Must not know: what a verdict or a packet means, chains, ports. What a
-//! function asks of the packet plane goes through [`Services`].
+//! handing on what it saved, and naming the function that is at fault. Must not know: what a verdict or a packet
+//! means, ports; of chains only the runner, a guest of ours that has the others called (`runner`). What a function or
+//! the runner asks of the packet plane goes through [`Requests`] and [`Services`].
 //!
 //! ```text
 //!  bytes -> admit -> Admitted -> Sandbox::compile -> Component
@@ -25,6 +26,7 @@ mod answers;
 mod code_cache;
 mod compile;
 mod compiler;
+mod deadline;
 mod exchange;
 mod fault;
 mod function_cache;
@@ -37,7 +39,9 @@ mod lines;
 mod loaded;
 mod manifest;
 mod memories;
+mod memory_ledger;
 mod policy;
+mod runner;
 mod said;
 mod serving;
 mod shared_code;
@@ -53,19 +57,22 @@ pub use admit::{Admitted, Refused, UPLOAD_MAX, World, admit};
 pub use code_cache::CodeCache;
 pub use compile::{CompileError, Compiled, Sandbox, SandboxConfig, giving};
 pub use compiler::Compiler;
+pub use deadline::{charged, thread_time};
 pub use exchange::{Copied, Denied, Exchanges, KEY_MAX, Laid, Span, link_exchange};
 pub use fault::{Fault, FaultKind, Overdue, size, start_failure};
 pub use guest::{
     ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running,
-    SETUP_DEADLINE, Shared, TABLES_MAX, Taken, Window, charged, thread_time,
+    SETUP_DEADLINE, Shared, TABLES_MAX, Window,
 };
-pub use host::{Refusal, Requests, Services, Setup, link_function, link_runner};
+pub use host::{Refusal, Requests, Setup, link_function};
 pub use life::{Configure, Exports, Given, InstanceError, Snapshot, configure, once};
 #[doc(hidden)]
 pub use lines::lines_of;
 pub use manifest::embedded_manifest;
 pub use memories::{Memories, memories};
+pub use memory_ledger::MemoryLedger;
 pub use policy::{FOLLOWING, Health, OnFault, PROBATION, Record, Treatment};
+pub use runner::{Services, link_runner};
 pub use said::one_line;
 pub use state::{State, States, seed_of};
 pub use telemetry::{Level, LogLine, Said, Telemetry};

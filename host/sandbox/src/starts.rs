@@ -6,7 +6,7 @@ use wasmparser::{
 };
 use weir_layout::WASM_PAGE;
 
-use crate::guest::TABLE_ELEMENT;
+use crate::memory_ledger::TABLE_ELEMENT;
 
 /// Memory and tables of a module, or of a component with all that it instantiates.
 #[derive(Clone, Copy, Debug, Default)]
