@@ -30,12 +30,10 @@ mod deadline;
 mod exchange;
 mod fault;
 mod function_cache;
-mod golang;
 mod guard;
 mod guest;
 mod host;
 mod life;
-mod lines;
 mod loaded;
 mod manifest;
 mod memories;
@@ -66,8 +64,6 @@ pub use guest::{
 };
 pub use host::{Refusal, Requests, Setup, link_function};
 pub use life::{Configure, Exports, Given, InstanceError, Snapshot, configure, once};
-#[doc(hidden)]
-pub use lines::lines_of;
 pub use manifest::embedded_manifest;
 pub use memories::{Memories, memories};
 pub use memory_ledger::MemoryLedger;

@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use wasmtime::WasmBacktrace;
+use weir_lines::Lines;
 
 use crate::admit::Admitted;
 use crate::compile::{CompileError, hex};
 use crate::compiler::run_child;
 use crate::function_cache::{put, take};
-use crate::lines::Lines;
 use crate::said::one_line;
 
 /// Frames that are looked at: more there are only when something recurs.

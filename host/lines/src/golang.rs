@@ -12,7 +12,7 @@ use std::cell::Cell;
 
 use wasmparser::{BinaryReader, FunctionBody, Operator};
 
-use crate::lines::Place;
+use crate::Line;
 
 /// Bytes of data that are read.
 const IMAGE_MAX: usize = 32 << 20;
@@ -227,14 +227,14 @@ impl Tables {
         None
     }
 
-    fn told(&self, name: &str, file: &str, line: String) -> Place {
+    fn told(&self, name: &str, file: &str, line: String) -> Line {
         let function = Some(name.to_owned());
         let foreign = !file.starts_with(&self.home);
-        Place { function, line: format!("{file}:{line}"), foreign }
+        Line { function, line: format!("{file}:{line}"), foreign }
     }
 
     /// The lines of a place in the body of a function, by its place among the module's own: the innermost that was inlined there first.
-    pub(crate) fn places(&self, index: u32, body: &[u8], offset: u32) -> Option<Vec<Place>> {
+    pub(crate) fn places(&self, index: u32, body: &[u8], offset: u32) -> Option<Vec<Line>> {
         let function = self.function(index)?;
         let name = self.name(function)?;
         let (first, last) = places_at(index, body, u64::from(offset))?;

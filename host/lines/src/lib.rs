@@ -1,8 +1,11 @@
 //! Line tables (DWARF, or Go's own) of a component's core modules, to find the line of a place in their code.
 //!
-//! They come from tenants, so what is read of them has bounds, and it is read once for a module, when it is asked for. Read by `gimli` and
-//! `addr2line`, which wasmtime uses, too. Those trust what they read: few bytes can stand for gigabytes of rows, ranges and paths, or nest
-//! deeper than a stack; so a host has children read ([`crate::read_lines_in_children`]).
+//! Owns: reading them. Must not know: what a fault is, and whose lines are told of it. The tables come from tenants, so what is
+//! read of them has bounds, and it is read once for a module, when it is asked for. Read by `gimli` and `addr2line`, which
+//! wasmtime uses, too. Those trust what they read: few bytes can stand for gigabytes of rows, ranges and paths, or nest deeper
+//! than a stack; so a host has children of its own read (`weir_sandbox::read_lines_in_children`).
+
+mod golang;
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -11,8 +14,6 @@ use addr2line::Context;
 use addr2line::gimli::{Dwarf, EndianSlice, LittleEndian, SectionId};
 use wasmparser::{DataKind, KnownCustom, Name, Operator, Parser, Payload, TypeRef};
 
-use crate::golang;
-
 /// Bytes of a line program that are read: a byte can make a row.
 const PROGRAM_MAX: usize = 4 << 20;
 /// Bytes of a file's path that are told.
@@ -20,9 +21,9 @@ const FILE_MAX: usize = 1024;
 /// Bytes of all debug sections of a module that are read.
 const SECTIONS_MAX: usize = 32 << 20;
 
-/// See the module.
+/// The core modules of a component, with their line tables.
 #[derive(Default)]
-pub(crate) struct Lines<'a>(Vec<Module<'a>>);
+pub struct Lines<'a>(Vec<Module<'a>>);
 
 /// A core module.
 #[derive(Default)]
@@ -45,18 +46,22 @@ struct Module<'a> {
 }
 
 /// A line, and the function that it is in if the tables name it.
-pub(crate) struct Place {
-    pub(crate) function: Option<String>,
-    pub(crate) line: String,
+#[derive(Debug)]
+pub struct Line {
+    /// The function's name, demangled.
+    pub function: Option<String>,
+    /// `file:line`, with `:column` where there is one.
+    pub line: String,
     /// The language says that the file is not the author's.
-    pub(crate) foreign: bool,
+    pub foreign: bool,
 }
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 impl<'a> Lines<'a> {
     /// The modules of a component; none if it cannot be read.
-    pub(crate) fn of(component: &'a [u8]) -> Self {
+    #[must_use]
+    pub fn of(component: &'a [u8]) -> Self {
         let mut modules: Vec<Module<'a>> = Vec::new();
         // Modules within modules there are none: the last one that began is the one that is read.
         for payload in Parser::new(0).parse_all(component) {
@@ -116,34 +121,33 @@ impl<'a> Lines<'a> {
     }
 
     /// Whether there are no modules.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether there is a module of this name.
-    pub(crate) fn has(&self, module: &str) -> bool {
+    #[must_use]
+    pub fn has(&self, module: &str) -> bool {
         self.0.iter().any(|known| known.name == module)
     }
 
+    /// The lines of a place in each module, whatever its name.
+    #[must_use]
+    pub fn of_place_anywhere(&self, function: u32, offset: u32) -> Vec<Line> {
+        self.0.iter().filter_map(|module| module.lines(function, offset)).flatten().collect()
+    }
+
     /// The lines of a place: the innermost function that was inlined there first.
-    pub(crate) fn of_place(&self, module: &str, function: u32, offset: u32) -> Vec<Place> {
+    #[must_use]
+    pub fn of_place(&self, module: &str, function: u32, offset: u32) -> Vec<Line> {
         let modules = self.0.iter().filter(|known| known.name == module);
         modules.filter_map(|known| known.lines(function, offset)).next().unwrap_or_default()
     }
 }
 
-/// What is told of a place in each core module of a component that nobody has to have admitted. For tests of what strangers' tables may do;
-/// a fault's text is made readable by [`explain`](crate::explain).
-#[doc(hidden)]
-#[must_use]
-pub fn lines_of(component: &[u8], function: u32, offset: u32) -> Vec<String> {
-    let lines = Lines::of(component);
-    let places = lines.0.iter().filter_map(|module| module.lines(function, offset)).flatten();
-    places.map(|place| place.line).collect()
-}
-
 impl<'a> Module<'a> {
-    fn lines(&self, function: u32, offset: u32) -> Option<Vec<Place>> {
+    fn lines(&self, function: u32, offset: u32) -> Option<Vec<Line>> {
         let own = function.checked_sub(self.imported)?;
         let body = self.bodies.get(own as usize)?;
         if self.is_go {
@@ -162,7 +166,7 @@ impl<'a> Module<'a> {
             let name = frame.function.as_ref().and_then(|name| name.raw_name().ok());
             let function = name.map(|name| format!("{:#}", rustc_demangle::demangle(&name)));
             let line = told(file, line, location.column);
-            places.push(Place { function, line, foreign: false });
+            places.push(Line { function, line, foreign: false });
         }
         if places.is_empty() {
             // A trap before a function's first line, as of one that has no stack left: its first line.
@@ -170,7 +174,7 @@ impl<'a> Module<'a> {
                 (body.start.checked_sub(self.code)?, body.end.checked_sub(self.code)?);
             let (_, _, first) = tables.find_location_range(start, end).ok()?.next()?;
             let line = told(first.file?, first.line?, first.column);
-            places.push(Place { function: None, line, foreign: false });
+            places.push(Line { function: None, line, foreign: false });
         }
         Some(places)
     }
