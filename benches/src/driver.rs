@@ -3,15 +3,14 @@
 //! Both ways receive, fill the window, read the results and send with the same code; they differ only in what
 //! happens in between, so that the difference is Wasm's share.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::time::{ClockId, clock_gettime};
 use weir_chain::{Executor, board};
 use weir_layout::{BURST_MAX, DESCRIPTORS, Metadata, VERDICTS};
 use weir_pool::{HugePages, Memory, Packet, Pool, PoolConfig};
 use weir_port::Port;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
-use weir_sandbox::{Refusal, Requests, Services};
+use weir_sandbox::{Refusal, Requests, Services, thread_time};
 
 /// A function compiled natively, over the driver's window: handles the first so many packets.
 pub type Native = Box<dyn FnMut(usize)>;
@@ -97,9 +96,9 @@ impl Driver {
         let driver = lent.as_mut().expect("lent");
         driver.left = bursts;
         let packets = bursts as f64 * driver.burst_max as f64;
-        let started = cpu_time();
+        let started = thread_time();
         chain.serve(lent).expect("no faults");
-        (cpu_time() - started).as_nanos() as f64 / packets
+        (thread_time() - started).as_nanos() as f64 / packets
     }
 
     /// Runs this many bursts through functions compiled natively, in the same loop; ns of
@@ -110,7 +109,7 @@ impl Driver {
     pub fn native(&mut self, functions: &mut [Native], board: &mut Memory, bursts: u64) -> f64 {
         self.left = bursts;
         let packets = bursts as f64 * self.burst_max as f64;
-        let started = cpu_time();
+        let started = thread_time();
         while self.receive() {
             self.fill(board);
             let count = self.burst.len();
@@ -129,15 +128,8 @@ impl Driver {
             }
             self.send();
         }
-        (cpu_time() - started).as_nanos() as f64 / packets
+        (thread_time() - started).as_nanos() as f64 / packets
     }
-}
-
-/// CPU time of this thread: who else wants the core does not count.
-#[must_use]
-pub fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Requests for Box<Driver> {

@@ -13,9 +13,7 @@ use weir_packet_plane::{ChainPlan, Clock, FunctionPlan, Lane, LaneConfig, OnFaul
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Templates};
 use weir_port::{Port, PortError, PortStatistics};
-use weir_sandbox::{Sandbox, Telemetry};
-
-use crate::driver::cpu_time;
+use weir_sandbox::{Sandbox, Telemetry, thread_time};
 
 /// Packets of a burst, as the host's lanes have them.
 pub const BURST: usize = 64;
@@ -151,11 +149,11 @@ fn between(
 /// When there are no packets.
 #[must_use]
 pub fn forward_for(lane: &mut Lane, time: Duration) -> f64 {
-    let (began, cpu, before) = (Instant::now(), cpu_time(), lane.packets_in());
+    let (began, cpu, before) = (Instant::now(), thread_time(), lane.packets_in());
     while began.elapsed() < time {
         assert_eq!(lane.turn(), Turn::Busy, "the ports always have packets");
     }
-    (cpu_time() - cpu).as_nanos() as f64 / (lane.packets_in() - before) as f64
+    (thread_time() - cpu).as_nanos() as f64 / (lane.packets_in() - before) as f64
 }
 
 /// A pool with ordinary or huge pages.
@@ -244,7 +242,7 @@ impl Port for Watched {
         "memory"
     }
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError> {
-        let now = (Instant::now(), cpu_time());
+        let now = (Instant::now(), thread_time());
         if let Some((wall, cpu)) = self.last.replace(now) {
             let nanoseconds = |gap: Duration| u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);
             let gap = Gap { wall: nanoseconds(now.0 - wall), cpu: nanoseconds(now.1 - cpu) };

@@ -115,7 +115,7 @@ pub fn allow_files() {
 /// # Panics
 /// When there is no `/proc`.
 #[must_use]
-pub fn cpu_time() -> Duration {
+pub fn process_time() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").expect("/proc");
     let (_, behind) = stat.rsplit_once(')').expect("the name stands in brackets");
     // From utime to cstime.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use weir_benches::driver::{cpu_time, median};
+use weir_benches::driver::median;
 use weir_benches::lanes::{Traffic, chain, dpdk_lane, forward_for, function, wasm};
 use weir_dpdk::{DpdkConfig, DpdkPort};
 use weir_packet_plane::Lane;
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
 use weir_port::Port;
-use weir_sandbox::{Sandbox, SandboxConfig};
+use weir_sandbox::{Sandbox, SandboxConfig, thread_time};
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(2);
@@ -103,7 +103,7 @@ impl Native {
     }
 
     fn run(&mut self) -> f64 {
-        let (began, cpu, mut done) = (Instant::now(), cpu_time(), 0);
+        let (began, cpu, mut done) = (Instant::now(), thread_time(), 0);
         while began.elapsed() < ROUND {
             for _ in 0..64 {
                 for (from, to) in [(0, 1), (1, 0)] {
@@ -119,7 +119,7 @@ impl Native {
                 }
             }
         }
-        (cpu_time() - cpu).as_nanos() as f64 / done as f64
+        (thread_time() - cpu).as_nanos() as f64 / done as f64
     }
 
     fn finish(&mut self) {

@@ -16,14 +16,14 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_benches::driver::{cpu_time, median};
+use weir_benches::driver::median;
 use weir_benches::lanes::{Traffic, chain, dpdk_lane, function, quantile, wasm};
 use weir_benches::paced::{Latency, PacedSource, StampedSink};
 use weir_benches::process::on_core;
 use weir_dpdk::{DpdkConfig, DpdkPort, Idle};
 use weir_packet_plane::FunctionPlan;
 use weir_port::Port;
-use weir_sandbox::{Sandbox, SandboxConfig};
+use weir_sandbox::{Sandbox, SandboxConfig, thread_time};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(500);
@@ -152,11 +152,11 @@ fn weir(work: &'static str, functions: usize, rate: Option<u64>) -> Measured {
             lane.turn();
         }
         latency.forget();
-        let (began, cpu, before) = (Instant::now(), cpu_time(), lane.packets_in());
+        let (began, cpu, before) = (Instant::now(), thread_time(), lane.packets_in());
         while began.elapsed() < ROUND {
             lane.turn();
         }
-        let (took, elapsed) = (cpu_time() - cpu, began.elapsed());
+        let (took, elapsed) = (thread_time() - cpu, began.elapsed());
         let packets = (lane.packets_in() - before) as f64;
         let sorted = latency.sorted();
         let percentile = |per_mille| {

@@ -3,8 +3,9 @@
 
 use std::hint::black_box;
 
-use weir_benches::driver::{cpu_time, median};
+use weir_benches::driver::median;
 use weir_benches::rules::{Mix, keys};
+use weir_sandbox::thread_time;
 use weir_steering::{Key, Rule, Table};
 
 const ROUNDS: usize = 11;
@@ -24,9 +25,9 @@ fn main() {
             let mut measured = [Vec::new(), Vec::new(), Vec::new()];
             let mut table = Table::new(&rules);
             for _ in 0..ROUNDS {
-                let started = cpu_time();
+                let started = thread_time();
                 table = Table::new(black_box(&rules));
-                measured[0].push((cpu_time() - started).as_secs_f64() * 1e3);
+                measured[0].push((thread_time() - started).as_secs_f64() * 1e3);
                 measured[1].push(classify(&packets, |key| table.classify(key).map(|(n, _)| n)));
                 let few = (COMPARISONS / count).clamp(10, PACKETS);
                 measured[2].push(classify(&packets[..few], |key| scan(&rules, key)));
@@ -48,9 +49,9 @@ fn scan(rules: &[Rule], key: &Key) -> Option<u32> {
 
 /// Nanoseconds for each.
 fn classify(packets: &[Key], find: impl Fn(&Key) -> Option<u32>) -> f64 {
-    let started = cpu_time();
+    let started = thread_time();
     let found = packets.iter().filter(|key| find(black_box(key)).is_some()).count();
-    let took = cpu_time() - started;
+    let took = thread_time() - started;
     black_box(found);
     took.as_nanos() as f64 / packets.len() as f64
 }

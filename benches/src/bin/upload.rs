@@ -11,7 +11,7 @@ use serde_json::json;
 use weir_benches::driver::median;
 use weir_benches::host::{Host, program};
 use weir_benches::lanes::{chain, function, lane, pool, variant, wasm};
-use weir_benches::process::cpu_time;
+use weir_benches::process::process_time;
 use weir_chain::compile_upload;
 use weir_pool::HugePages;
 use weir_port::memory::{Keep, MemoryPort};
@@ -79,9 +79,9 @@ fn parts(name: &str, config: &str, wasm: &[u8]) {
     ];
     let mut part = |place: usize, (wall, cpu): (Instant, Duration)| {
         parts[place].1.push(wall.elapsed().as_secs_f64() * 1e3);
-        parts[place].2 += cpu_time() - cpu;
+        parts[place].2 += process_time() - cpu;
     };
-    let now = || (Instant::now(), cpu_time());
+    let now = || (Instant::now(), process_time());
     let null = self::wasm("null");
     for _ in 0..ROUNDS {
         let compiler = Compiler::Child {

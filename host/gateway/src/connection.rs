@@ -3,6 +3,7 @@
 pub(crate) mod copying;
 pub(crate) mod outbox;
 pub(crate) mod relay;
+pub(crate) mod splice;
 pub(crate) mod stream;
 pub(crate) mod tcp;
 pub(crate) mod timer;

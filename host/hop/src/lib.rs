@@ -1,8 +1,7 @@
 //! Hops of the message plane: what moves between the gateway and the processes of its workers.
 //!
 //! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`Inherited`],
-//! [`Supervisor`]), and two TCP connections that become one ([`relay`]). Must not know: HTTP, chains, Wasm, what lies in the shared memory,
-//! what is under way.
+//! [`Supervisor`]). Must not know: HTTP, chains, Wasm, what lies in the shared memory, what is under way.
 //!
 //! ```text
 //!      gateway                        kernel                          worker (confined)
@@ -16,16 +15,14 @@
 //!
 //! Where eBPF cannot be had, the same ends are a pair of Unix sockets; [`Hub::carrier`] says which.
 //! Reasons and numbers: docs/adr/0016-hops.md. `unsafe` lies in `process/`, for what has no safe wrapper: starting a process in
-//! namespaces of its own, and taking over what it inherits; and in single calls of `join.rs` and `event_loop.rs`.
+//! namespaces of its own, and taking over what it inherits; and in a call of `event_loop.rs`.
 
 mod end;
 mod event_loop;
 mod hub;
-mod join;
 mod kernel;
 mod numbers;
 mod process;
-mod relay;
 
 pub use end::{Discarded, End};
 pub use event_loop::AsyncEnd;
@@ -35,5 +32,4 @@ pub use process::{
     Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
     WorkerProcess,
 };
-pub use relay::{Ended, Limits as RelayLimits, Method, Moved, relay, relay_by};
 pub use weir_hop_layout::{BATCH, Counts, Descriptor, WINDOW};

@@ -14,9 +14,9 @@ use std::time::Duration;
 use bytes::Buf as _;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
-use weir_hop::{Ended, Moved, RelayLimits};
 
 use crate::connection::copying::Copying;
+use crate::connection::splice::{self, Ended, Limits, Moved};
 use crate::connection::stream::{self, Stream};
 use crate::listen::listener::{Admission, Listener, Site, unless_killed};
 use crate::observe::counters::{Counter, Traffic};
@@ -122,7 +122,7 @@ impl Relay {
             }
         };
         spliced.add(1);
-        let limits = RelayLimits { idle: Some(idle), patience: Some(patience) };
+        let limits = Limits { idle: Some(idle), patience: Some(patience) };
         Ok(Self::Splicing(Splicing { client, upstream, limits }))
     }
 
@@ -171,14 +171,14 @@ async fn pass_early(from: &mut Stream, to: &mut Stream) -> io::Result<()> {
 pub(crate) struct Splicing {
     client: (TcpStream, Arc<Traffic>),
     upstream: (TcpStream, Arc<Traffic>),
-    limits: RelayLimits,
+    limits: Limits,
 }
 
 impl Splicing {
     async fn run(&self) -> Result<(), Halt> {
         let moved = Moved::default();
         let mut counted = [0; 2];
-        let relay = weir_hop::relay(&self.client.0, &self.upstream.0, self.limits, &moved);
+        let relay = splice::relay(&self.client.0, &self.upstream.0, self.limits, &moved);
         let mut relay = pin!(relay);
         let ended = poll_fn(|cx: &mut Context<'_>| {
             let ended = relay.as_mut().poll(cx);

@@ -1,11 +1,10 @@
-//! What a hop to another process costs, by each way there is; and what a relay between two connections costs.
+//! What a hop to another process costs, by each way there is.
 //!
-//! `scripts/bench hops [delivery|relay] [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what needs
+//! `scripts/bench hops [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what needs
 //! programs in the kernel.
 
 mod channel;
 mod delivery;
-mod relay;
 mod ring;
 
 fn main() {
@@ -19,12 +18,7 @@ fn main() {
     let rounds = numbers.unwrap_or(7_usize).max(1);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("{rounds} rounds, load before: {}", load.trim());
-    if argument(0) != "relay" {
-        delivery::run(rounds);
-    }
-    if argument(0) != "delivery" {
-        relay::run(rounds);
-    }
+    delivery::run(rounds);
 }
 
 /// The middle one.

@@ -8,19 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use weir_hop::{Ended, Method, Moved, RelayLimits, relay_by};
+use weir_gateway::{Ended, Method, Moved, RelayLimits, relay_by};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Every method that this process may use.
-fn methods() -> Vec<Method> {
-    let mut methods = vec![Method::Copy, Method::Splice];
-    match rustix::process::geteuid().is_root() {
-        true => methods.push(Method::Join),
-        false => eprintln!("without joins: they need root"),
-    }
-    methods
-}
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -53,7 +43,7 @@ async fn between(method: Method) -> (TcpStream, TcpStream, JoinHandle<Relayed>) 
 }
 
 fn run<F: Future>(test: impl Fn(Method) -> F) {
-    for method in methods() {
+    for method in [Method::Copy, Method::Splice] {
         println!("{method:?}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = tokio::task::LocalSet::new();
@@ -155,10 +145,6 @@ fn a_stream_that_has_ended_before_the_relay_ends() {
 #[test]
 fn a_slow_reader_slows_the_writer() {
     run(|method| async move {
-        if method == Method::Join {
-            eprintln!("not by joins, which nothing bounds: docs/adr/0016-hops.md");
-            return;
-        }
         let (client, mut server, _relay) = between(method).await;
         let piece = vec![0; 1 << 20];
         let mut accepted = 0;
@@ -178,10 +164,6 @@ fn a_slow_reader_slows_the_writer() {
 #[test]
 fn a_reader_that_takes_nothing_is_given_up_while_the_other_direction_moves() {
     run(|method| async move {
-        if method == Method::Join {
-            eprintln!("not by joins, which take everything: docs/adr/0016-hops.md");
-            return;
-        }
         let ((client, a), (b, server)) = (pair().await, pair().await);
         let patience = Some(Duration::from_millis(300));
         let limits = RelayLimits { idle: Some(PATIENCE), patience };
@@ -284,10 +266,6 @@ connection.shutdown(socket.SHUT_WR)
         return;
     }
     run(|method| async move {
-        if method == Method::Join {
-            eprintln!("not by joins, which have doubled bytes: docs/adr/0016-hops.md");
-            return;
-        }
         let mut echo = Command::new("python3");
         let mut echo = echo.args(["-c", ECHO]).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();

@@ -2,7 +2,7 @@
 //!
 //! Each direction ends for itself: the end of a stream is passed on when all its bytes have gone, and the other direction goes
 //! on. At most one piece is under way in each, so a slow reader slows the writer; a silent connection holds no buffer.
-//! Which method is the default was measured: `scripts/bench hops relay`, docs/adr/0016-hops.md.
+//! Which method is the default was measured: `scripts/bench relay`, docs/adr/0016-hops.md.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -18,8 +18,6 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::join::Joined;
-
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
 /// Bytes that a pipe is to hold.
@@ -30,14 +28,10 @@ const PIPES: usize = 32;
 /// How bytes get from one connection to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Read and written, through a buffer of this process's.
+    /// Read and written, through a buffer of this process's: what is done without files for a pipe.
     Copy,
     /// `splice(2)` through a pipe: pages move, the process sees no bytes.
     Splice,
-    /// By an `sk_skb` program, without this process; spliced where the kernel does not take the sockets. To measure what that would cost, not
-    /// for anybody's bytes: nothing bounds what is under way to a slow reader but the kernel's memory for TCP, and a busy kernel
-    /// has doubled bytes (docs/adr/0016-hops.md).
-    Join,
 }
 
 /// Why it ended.
@@ -83,7 +77,7 @@ pub async fn relay(a: &TcpStream, b: &TcpStream, limits: Limits, moved: &Moved) 
     relay_by(Method::Splice, a, b, limits, moved).await
 }
 
-/// [`relay`], by another method. What [`Method::Join`] moves is counted when it ends.
+/// [`relay`], by a method that the caller names: to measure and test each.
 pub async fn relay_by(
     method: Method,
     a: &TcpStream,
@@ -91,17 +85,6 @@ pub async fn relay_by(
     limits: Limits,
     moved: &Moved,
 ) -> Ended {
-    if method == Method::Join {
-        match Joined::new(a, b).await {
-            Ok(joined) => return by_kernel(&joined, limits.idle, moved).await,
-            // Then without: what has gone is counted.
-            Err((error, [forward, backward])) => {
-                tracing::debug!("two connections are spliced, not joined: {error}");
-                moved.forward.set(forward);
-                moved.backward.set(backward);
-            }
-        }
-    }
     let pumps = async {
         let pump = |from, to, moved| Pump { from, to, moved, patience: limits.patience };
         let forward = pump(a, b, &moved.forward).run(method);
@@ -163,21 +146,6 @@ async fn until_idle(
     .await
 }
 
-async fn by_kernel(joined: &Joined<'_>, idle: Option<Duration>, moved: &Moved) -> Ended {
-    let work = async {
-        match joined.ended().await {
-            Ok(()) => Ended::InOrder,
-            Err((0, error)) => Ended::First(error),
-            Err((_, error)) => Ended::Second(error),
-        }
-    };
-    let ended = until_idle(work, idle, || joined.bytes().iter().sum()).await;
-    let [forward, backward] = joined.bytes();
-    moved.forward.set(forward);
-    moved.backward.set(backward);
-    ended
-}
-
 /// One direction.
 struct Pump<'a> {
     from: &'a TcpStream,
@@ -194,7 +162,7 @@ impl Pump<'_> {
             self.from.readable().await.map_err(|error| (Side::From, error))?;
             let more = match method {
                 Method::Copy => self.copy().await?,
-                Method::Splice | Method::Join => self.splice().await?,
+                Method::Splice => self.splice().await?,
             };
             if !more {
                 return match shutdown(self.to, Shutdown::Write) {

@@ -1,16 +1,32 @@
 //! A relay between two connections: bulk, small pieces to and fro, and what a reader that does not read lets it take.
+//! By reading and writing, by `splice(2)`, and by a sockmap ([`weir_benches::joined`]).
+//!
+//! `scripts/bench relay [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what needs programs in the kernel.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use weir_hop::{Method, Moved, RelayLimits, relay_by};
+use weir_benches::driver::median;
+use weir_benches::joined::Joined;
+use weir_gateway::{Method, Moved, RelayLimits, relay_by};
+use weir_sandbox::thread_time;
 
-use crate::{cpu, median};
+/// How bytes get from one connection to the other.
+#[derive(Clone, Copy)]
+enum Mover {
+    /// As the gateway does.
+    Relay(Method),
+    /// By an `sk_skb` program, without the process: see [`Joined`].
+    Join,
+}
 
-const METHODS: [(&str, Method); 3] =
-    [("read and write", Method::Copy), ("splice(2)", Method::Splice), ("sockmap", Method::Join)];
+const MOVERS: [(&str, Mover); 3] = [
+    ("read and write", Mover::Relay(Method::Copy)),
+    ("splice(2)", Mover::Relay(Method::Splice)),
+    ("sockmap", Mover::Join),
+];
 /// Bytes in a round.
 const BULK: usize = 512 << 20;
 /// Bytes to and fro.
@@ -29,7 +45,7 @@ fn pair() -> (TcpStream, TcpStream) {
 }
 
 /// The outer ends, and the relay's thread, which says how much CPU it took.
-fn relay(method: Method) -> (TcpStream, TcpStream, JoinHandle<u64>) {
+fn relay(mover: Mover) -> (TcpStream, TcpStream, JoinHandle<Duration>) {
     let (client, a) = pair();
     let (b, server) = pair();
     let thread = std::thread::spawn(move || {
@@ -39,9 +55,15 @@ fn relay(method: Method) -> (TcpStream, TcpStream, JoinHandle<u64>) {
                 stream.set_nonblocking(true).expect("an option");
                 tokio::net::TcpStream::from_std(stream).expect("a socket")
             });
-            relay_by(method, &a, &b, RelayLimits::default(), &Moved::default()).await;
+            match mover {
+                Mover::Relay(method) => {
+                    relay_by(method, &a, &b, RelayLimits::default(), &Moved::default()).await;
+                }
+                // An end with an error is that of the connection that nobody reads from.
+                Mover::Join => drop(Joined::new(&a, &b).expect("two sockets").ended().await),
+            }
         });
-        cpu("thread-self")
+        thread_time()
     });
     (client, server, thread)
 }
@@ -72,8 +94,8 @@ struct Round {
     accepted: f64,
 }
 
-fn round(method: Method) -> Round {
-    let (mut client, mut server, thread) = relay(method);
+fn round(mover: Mover) -> Round {
+    let (mut client, mut server, thread) = relay(mover);
     let (start, before, used_before) = (Instant::now(), busy(), used());
     let writer = std::thread::spawn(move || {
         let piece = vec![7; 1 << 20];
@@ -96,9 +118,9 @@ fn round(method: Method) -> Round {
     let process = (used() - used_before) as f64;
     drop((writer.join().expect("the writer"), server));
     let gib = BULK as f64 / f64::from(1 << 30);
-    let cpu = thread.join().expect("the relay") as f64;
+    let cpu = thread.join().expect("the relay").as_nanos() as f64;
 
-    let (mut client, mut server, thread) = relay(method);
+    let (mut client, mut server, thread) = relay(mover);
     let echo = std::thread::spawn(move || {
         let mut buffer = [0; SMALL];
         while server.read_exact(&mut buffer).is_ok() {
@@ -120,7 +142,7 @@ fn round(method: Method) -> Round {
     echo.join().expect("the echo");
     thread.join().expect("the relay");
 
-    let (mut client, server, thread) = relay(method);
+    let (mut client, server, thread) = relay(mover);
     client.set_write_timeout(Some(Duration::from_millis(300))).expect("an option");
     let (piece, mut accepted) = (vec![0; 1 << 20], 0);
     while accepted < OFFERED {
@@ -142,22 +164,25 @@ fn round(method: Method) -> Round {
     }
 }
 
-pub(crate) fn run(rounds: usize) {
-    println!();
+fn main() {
+    let rounds = std::env::args().find_map(|argument| argument.parse().ok());
+    let rounds = rounds.unwrap_or(7_usize).max(1);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("{rounds} rounds, load before: {}", load.trim());
     println!(
         "relay: GiB/s, CPU of its thread, of all threads, of the machine (ms a GiB), {SMALL} bytes to and fro (us), accepted with nobody reading (MiB of {})",
         OFFERED >> 20
     );
-    let mut all: Vec<Vec<Round>> = METHODS.iter().map(|_| Vec::new()).collect();
+    let mut all: Vec<Vec<Round>> = MOVERS.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
-        for ((_, method), rounds) in METHODS.iter().zip(&mut all) {
-            rounds.push(round(*method));
+        for ((_, mover), rounds) in MOVERS.iter().zip(&mut all) {
+            rounds.push(round(*mover));
         }
     }
     println!("| method | GiB/s | thread | threads | machine | p50 | p99 | accepted |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for ((name, _), rounds) in METHODS.iter().zip(&all) {
-        let of = |pick: fn(&Round) -> f64| median(&mut rounds.iter().map(pick).collect::<Vec<_>>());
+    for ((name, _), rounds) in MOVERS.iter().zip(&all) {
+        let of = |pick: fn(&Round) -> f64| median(rounds.iter().map(pick).collect());
         println!(
             "| {name} | {:.2} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} |",
             of(|round| round.rate),

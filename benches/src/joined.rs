@@ -1,13 +1,16 @@
 //! Two TCP connections that are one in the kernel: what a socket receives goes out at the other, by an `sk_skb` program.
 //!
+//! Here to measure what that would cost, not for anybody's bytes: nothing bounds what is under way to a slow reader but the
+//! kernel's memory for TCP, and a busy kernel has doubled bytes (docs/adr/0016-hops.md).
+//!
 //! What sockmap leaves to its user is done here. Both sockets are targets before the program runs for either. Bytes that
 //! lay in the receive queue before are set going (`SO_RCVLOWAT`). The end of a stream is passed on only when the other socket
-//! has taken all bytes that came before it, because they pass through a queue of the kernel's. What cannot be done here is
-//! back-pressure: see docs/adr/0016-hops.md.
+//! has taken all bytes that came before it, because they pass through a queue of the kernel's.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +23,6 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use weir_hop_layout as layout;
-
-use crate::kernel;
 
 /// How long it waits before it looks again whether the last bytes have gone, at first and at most.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
@@ -40,7 +41,7 @@ struct Maps {
 }
 
 /// Two connections, joined until it is dropped.
-pub(crate) struct Joined<'a> {
+pub struct Joined<'a> {
     kernel: &'static Kernel,
     sockets: [&'a TcpStream; 2],
     cookies: [u64; 2],
@@ -53,21 +54,13 @@ impl<'a> Joined<'a> {
     /// Joins them.
     ///
     /// # Errors
-    /// If they cannot be joined: the kernel takes no socket whose peer has ended its stream. With how many bytes of each have
-    /// gone already; none is under way then.
-    pub(crate) async fn new(
-        a: &'a TcpStream,
-        b: &'a TcpStream,
-    ) -> Result<Self, (io::Error, [u64; 2])> {
+    /// If they cannot be joined: the kernel takes no socket whose peer has ended its stream.
+    pub fn new(a: &'a TcpStream, b: &'a TcpStream) -> io::Result<Self> {
         // Its drop takes the entries out again.
-        let joined = Self::prepare([a, b]).map_err(|error| (error, [0; 2]))?;
-        if let Err(problem) = joined.write() {
-            let moved = joined.give_up().await;
-            return Err((io::Error::other(problem), moved));
-        }
+        let joined = Self::prepare([a, b])?;
+        joined.write().map_err(io::Error::other)?;
         for socket in joined.sockets {
-            // It can only say that there is no such option.
-            let _ = kick(socket.as_fd());
+            kick(socket.as_fd())?;
         }
         Ok(joined)
     }
@@ -89,20 +82,6 @@ impl<'a> Joined<'a> {
         Ok(Self { kernel, sockets, cookies, taken, events })
     }
 
-    /// Stops, and waits until what was under way has gone, or cannot go.
-    async fn give_up(&self) -> [u64; 2] {
-        self.stop();
-        let moved = self.bytes();
-        for (from, to) in [(0, 1), (1, 0)] {
-            let gone =
-                || taken(self.sockets[to].as_fd()).map_or(u64::MAX, |all| all - self.taken[to]);
-            while gone() < moved[from] && matches!(self.sockets[to].take_error(), Ok(None)) {
-                tokio::time::sleep(LOOK_AGAIN.0).await;
-            }
-        }
-        moved
-    }
-
     /// The program does not run for them any more.
     fn stop(&self) {
         let mut maps = self.kernel.maps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +93,7 @@ impl<'a> Joined<'a> {
 
     fn write(&self) -> Result<(), String> {
         let mut maps = self.kernel.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = |error: aya::maps::MapError| kernel::chain(&error);
+        let refused = |error: aya::maps::MapError| error.to_string();
         for (from, to) in [(0, 1), (1, 0)] {
             maps.bytes.insert(self.cookies[from], 0, 0).map_err(refused)?;
             let to = self.sockets[to].as_raw_fd();
@@ -127,25 +106,27 @@ impl<'a> Joined<'a> {
     }
 
     /// How many bytes each socket has received.
-    pub(crate) fn bytes(&self) -> [u64; 2] {
+    fn bytes(&self) -> [u64; 2] {
         let maps = self.kernel.maps.lock().unwrap_or_else(PoisonError::into_inner);
         self.cookies.map(|cookie| maps.bytes.get(&cookie, 0).unwrap_or(0))
     }
 
-    /// Until both streams have ended, and all of them has gone. An error with the number of the socket it is about.
-    pub(crate) async fn ended(&self) -> Result<(), (usize, io::Error)> {
+    /// Until both streams have ended, and all of them has gone.
+    ///
+    /// # Errors
+    /// What either socket says.
+    pub async fn ended(&self) -> io::Result<()> {
         let mut ended = [false; 2];
         while ended != [true; 2] {
             for (from, ended) in ended.iter_mut().enumerate() {
                 if !*ended {
-                    *ended = self.pass_end(from).await.map_err(|error| (from, error))?;
+                    *ended = self.pass_end(from).await?;
                 }
             }
             if ended == [true; 2] {
                 break;
             }
-            let ready = self.events.readable().await;
-            let mut ready = ready.map_err(|error| (0, error))?;
+            let mut ready = self.events.readable().await?;
             let mut events = [MaybeUninit::uninit(); 4];
             let none = rustix::time::Timespec::default();
             let _ = epoll::wait(self.events.get_ref(), &mut events, Some(&none));
@@ -199,7 +180,10 @@ impl Drop for Joined<'_> {
 }
 
 fn load() -> Result<Kernel, String> {
-    let mut ebpf = kernel::load()?;
+    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/message-hop.o");
+    let mut ebpf = Ebpf::load_file(&object).map_err(|error| {
+        format!("{}: {error}: run scripts/build-ebpf, as root what is measured", object.display())
+    })?;
     let mut take =
         |name: &str| ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"));
     let wrong = |error| format!("a map of the object is not as this host has it: {error}");
@@ -212,7 +196,7 @@ fn load() -> Result<Kernel, String> {
     let program = program.and_then(|program| <&mut SkSkb>::try_from(program).ok());
     let program =
         program.ok_or_else(|| format!("the object has no program {}", layout::JOIN_PROGRAM))?;
-    let refused = |error: aya::programs::ProgramError| kernel::chain(&error);
+    let refused = |error: aya::programs::ProgramError| error.to_string();
     program.load().map_err(refused)?;
     program.attach(maps.joined.fd()).map_err(refused)?;
     Ok(Kernel { maps: Mutex::new(maps), _ebpf: ebpf })
