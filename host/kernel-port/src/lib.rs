@@ -24,18 +24,18 @@ pub use stack::StackPort;
 const FRAME_MAX: usize = 65_536;
 
 /// A TAP device of this process, or one of its queues.
-pub struct Tap {
+pub struct TapDevice {
     device: SyncDevice,
     name: String,
 }
 
-impl std::fmt::Debug for Tap {
+impl std::fmt::Debug for TapDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tap").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("TapDevice").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-impl Tap {
+impl TapDevice {
     /// Opens so many queues of a TAP interface, which is made if it is not there, and goes with the process if it was made. It is
     /// set up. `mac`: its hardware address, else it keeps its own.
     ///

@@ -7,7 +7,7 @@ use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
 use weir_port::{Port, PortCounts, PortError, Received, pass_on};
 
-use crate::{FRAME_MAX, Tap};
+use crate::{FRAME_MAX, TapDevice};
 
 /// Frames taken from the kernel in one go.
 const BURST: usize = 32;
@@ -17,7 +17,7 @@ const ASK_EVERY: u32 = 32;
 /// Any port, with a way to the kernel's stack and back. See the crate.
 pub struct KernelPort {
     port: Box<dyn Port>,
-    tap: Tap,
+    tap: TapDevice,
     /// The device is gone: the port goes on without a way to the kernel.
     broken: bool,
     /// Bursts that came in, and that left, since the kernel was asked.
@@ -30,7 +30,7 @@ pub struct KernelPort {
 impl KernelPort {
     /// Puts the device beside the port.
     #[must_use]
-    pub fn new(port: Box<dyn Port>, tap: Tap) -> Self {
+    pub fn new(port: Box<dyn Port>, tap: TapDevice) -> Self {
         let (frame, waiting) = (vec![0; FRAME_MAX], Vec::with_capacity(BURST));
         Self { port, tap, broken: false, bursts: 0, sends: 0, frame, waiting }
     }

@@ -7,14 +7,14 @@ use weir_layout::Metadata;
 use weir_pool::{Packet, Pool};
 use weir_port::{BurstClock, Port, PortCounts, PortError, PortStatistics, Received, Spreading};
 
-use crate::{FRAME_MAX, Tap};
+use crate::{FRAME_MAX, TapDevice};
 
 /// After the kernel had nothing, so many questions are not put to it: each is a system call.
 const QUIET: u32 = 31;
 
 /// What is sent here comes in at the kernel's stack; what is received the kernel sends. See the crate.
 pub struct StackPort {
-    tap: Tap,
+    tap: TapDevice,
     /// Those of the port beside which it is.
     statistics: PortStatistics,
     clock: BurstClock,
@@ -28,7 +28,7 @@ pub struct StackPort {
 impl StackPort {
     /// Over this device. `statistics` count what goes to the kernel and comes from there: those of the port whose way it is.
     #[must_use]
-    pub fn new(tap: Tap, statistics: PortStatistics) -> Self {
+    pub fn new(tap: TapDevice, statistics: PortStatistics) -> Self {
         let frame = vec![0; FRAME_MAX];
         let clock = BurstClock::default();
         Self { tap, statistics, clock, broken: false, quiet: 0, frame }

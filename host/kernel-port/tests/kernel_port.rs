@@ -5,11 +5,11 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
+use weir_kernel_port::{KernelPort, TapDevice};
 use weir_layout::Metadata;
 use weir_pool::{HugePages, Packet, Pool, PoolConfig};
 use weir_port::Port as _;
 use weir_port::memory::channel;
-use weir_tap::{KernelPort, Tap};
 
 /// An Ethernet frame of an EtherType for experiments.
 const FRAME: [u8; 60] = {
@@ -45,7 +45,7 @@ fn netns_what_the_kernel_sends_leaves_by_a_port_that_is_only_sent_to() {
     let config = PoolConfig { rooms: 64, room_bytes: 2048, huge: HugePages::Never };
     let mut pool = Pool::new("test", &config).expect("memory");
     let (wire, end) = channel("to");
-    let tap = Tap::open("weir-to", None, 1).expect("a TAP interface").remove(0);
+    let tap = TapDevice::open("weir-to", None, 1).expect("a TAP interface").remove(0);
     let mut port = KernelPort::new(Box::new(wire), tap);
     port.attach(&mut pool).expect("a wire");
     kernel_sends("weir-to", &FRAME);
@@ -80,7 +80,7 @@ fn netns_an_interface_that_was_made_before_is_had_for_one_queue_however_it_was_m
         let made = add.status().expect("`ip` (package iproute2)");
         assert!(made.success(), "{name}: {made}");
         for (queues, can_be) in [(1, true), (2, several), (1, true)] {
-            let taps = Tap::open(name, None, queues);
+            let taps = TapDevice::open(name, None, queues);
             assert_eq!(
                 taps.as_ref().ok().map(Vec::len),
                 can_be.then_some(queues),

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use weir_control::engine::{EngineError, EventSink};
+use weir_kernel_port::{KernelPort, StackPort, TapDevice};
 use weir_peer::{Addresses, Neighbours, PeerPort};
 use weir_port::memory::{Keep, MemoryPort};
 use weir_port::{Inspect, Port, PortStatistics};
 use weir_spec::{Chain, Invalid, Name, PortKind, counted};
-use weir_tap::{KernelPort, StackPort, Tap};
 use weir_xdp::XdpPort;
 
 use self::away::{Away, PAUSE};
@@ -60,7 +60,7 @@ pub(super) struct Slot {
     /// There as long as no chain has it: one for each lane that it was opened for.
     ports: Vec<Box<dyn Port>>,
     /// Ways to the kernel beside them, one for each if there are any.
-    taps: Vec<Tap>,
+    taps: Vec<TapDevice>,
     /// The hardware address by which the wire knows the kernel: that of the kernel's interface, or, if that is another port's peer, the
     /// port's own.
     kernel: Option<[u8; 6]>,

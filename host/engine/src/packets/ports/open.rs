@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rustix::fs::Access;
+use weir_kernel_port::TapDevice;
 use weir_port::memory::{GeneratorConfig, Keep, MemoryPort, Protocol, Shape, Templates};
 use weir_port::pcap::{Pace, PcapConfig, PcapPort};
 use weir_port::{Inspect, Port, PortError};
 use weir_spec::{HostConfig, Invalid, PacketMatch, PortKind, XdpMode, XdpPin};
-use weir_tap::Tap;
 use weir_xdp::{Match, Mode, Pinning, XdpConfig, XdpPort};
 
 /// A port that was opened; see [`Slot`](super::Slot).
 pub(super) struct Opened {
     pub(super) ports: Vec<Box<dyn Port>>,
-    pub(super) taps: Vec<Tap>,
+    pub(super) taps: Vec<TapDevice>,
     pub(super) kernel: Option<[u8; 6]>,
     pub(super) own: Option<[u8; 6]>,
     pub(super) inspectors: Vec<Arc<dyn Inspect>>,
@@ -31,7 +31,7 @@ impl Opened {
         let (mut taps, mut kernel) = (Vec::new(), None);
         if let Some(tap) = &config.kernel {
             taps = open_taps(config, tap, lanes)?;
-            kernel = taps.first().map(Tap::hardware_address).transpose()?;
+            kernel = taps.first().map(TapDevice::hardware_address).transpose()?;
         }
         let interface = config.interface.as_deref();
         let own = ports.first().and_then(|port| port.hardware_address());
@@ -262,10 +262,10 @@ pub(super) fn open(
 }
 
 /// Opens the ways to the kernel beside a port's queues.
-fn open_taps(config: &weir_spec::Port, tap: &str, queues: usize) -> Result<Vec<Tap>> {
+fn open_taps(config: &weir_spec::Port, tap: &str, queues: usize) -> Result<Vec<TapDevice>> {
     // What comes for the interface's own address is for the TAP device's.
     let mac = config.interface.as_deref().and_then(hardware_address);
-    let opened = Tap::open(tap, mac, queues);
+    let opened = TapDevice::open(tap, mac, queues);
     opened.map_err(|error| anyhow::anyhow!("{}: {error}", refused_tap(tap, queues, error.kind())))
 }
 
