@@ -31,14 +31,14 @@ use self::exchange::RemoteExchange;
 use self::services::Visit;
 use self::watch::{Looked, Watch};
 use crate::keeper::Killer;
-use crate::lane::{Breach, Lane, Side};
 use crate::protocol as say;
 use crate::protocol::Message;
+use crate::rings::{Breach, Rings, Side};
 use crate::streams::Streams;
 
-/// How soon it is tried again when the lane or the hop is full.
+/// How soon it is tried again when the rings or the hop are full.
 const AGAIN: Duration = Duration::from_millis(1);
-/// Bytes that may wait for room in the lane, beside what somebody waits for an answer to: replies, and what was given up meanwhile.
+/// Bytes that may wait for room in the ring, beside what somebody waits for an answer to: replies, and what was given up meanwhile.
 const BACKLOG_MAX: usize = 64 << 20;
 /// Descriptors that are read before others on this thread, who take out what they bring, have their turn.
 const TURN_MAX: usize = 256;
@@ -50,7 +50,7 @@ const CALLS_MAX: usize = 8192;
 /// Bytes of a call's request.
 const CALL_MAX: usize = 16 << 20;
 
-/// It cannot know of what still waits for room in the lane.
+/// It cannot know of what still waits for room in the ring.
 const NOT_TOLD: Breach = Breach("it answers what it has not been told");
 
 /// What the keeper tells the chain's thread of.
@@ -59,7 +59,7 @@ pub enum Link {
     Up {
         /// The gateway's end.
         end: Box<End>,
-        /// The lane.
+        /// The rings.
         memory: Memory,
         /// The worker's generation.
         generation: u64,
@@ -148,7 +148,7 @@ struct Inner {
 /// A worker that is ready.
 struct Live {
     end: AsyncEnd,
-    lane: Lane,
+    rings: Rings,
     generation: u64,
     /// It has said how its chain is: before that, nobody gets through.
     ready: bool,
@@ -269,7 +269,7 @@ impl RemoteChain {
                 .get_or_insert_with(|| context.waker().clone())
                 .clone_from(context.waker());
             let turned = self.0.turn(context);
-            if self.0.live.borrow().as_ref().is_some_and(|live| live.lane.waiting() > 0) {
+            if self.0.live.borrow().as_ref().is_some_and(|live| live.rings.waiting() > 0) {
                 let timer = again.get_or_insert_with(|| Box::pin(tokio::time::sleep(AGAIN)));
                 if timer.as_mut().poll(context).is_ready() {
                     again = None;
@@ -341,7 +341,7 @@ impl Inner {
         }
         let mut live = self.live.borrow_mut();
         let Some(of) = live.as_mut() else { return Poll::Pending };
-        let retried = of.lane.retry(&mut of.end);
+        let retried = of.rings.retry(&mut of.end);
         let flushed = of.end.poll_flushed(context);
         drop(live);
         match (retried, flushed) {
@@ -356,7 +356,7 @@ impl Inner {
         match link {
             Link::Up { end, memory, generation } => {
                 self.lost(None);
-                let (Ok(end), Ok(lane)) = (AsyncEnd::new(*end), Lane::new(memory, Side::Gateway))
+                let (Ok(end), Ok(rings)) = (AsyncEnd::new(*end), Rings::new(memory, Side::Gateway))
                 else {
                     return self.killer.kill(generation, "the event loop does not take its hop");
                 };
@@ -365,7 +365,7 @@ impl Inner {
                 let replaced = 0;
                 *self.live.borrow_mut() = Some(Live {
                     end,
-                    lane,
+                    rings,
                     generation,
                     ready,
                     replaced,
@@ -447,7 +447,7 @@ impl Inner {
         let (looked, generation) = {
             let mut live = self.live.borrow_mut();
             let Some(live) = live.as_mut() else { return };
-            (live.watch.look(waiting, (live.heard, live.lane.progress())), live.generation)
+            (live.watch.look(waiting, (live.heard, live.rings.progress())), live.generation)
         };
         match looked {
             Looked::Alive => {}
@@ -475,7 +475,7 @@ impl Inner {
 
     /// Sends a message to the worker of this generation.
     fn send(&self, generation: u64, message: Message) -> Result<(), Lost> {
-        self.send_by(generation, |live| live.lane.send(&mut live.end, message))
+        self.send_by(generation, |live| live.rings.send(&mut live.end, message))
     }
 
     fn send_by(
@@ -486,7 +486,7 @@ impl Inner {
         let sent = {
             let mut live = self.live.borrow_mut();
             let live = live.as_mut().filter(|live| live.generation == generation).ok_or(Lost)?;
-            send(live).and_then(|()| self.listens(&live.lane))
+            send(live).and_then(|()| self.listens(&live.rings))
         };
         match sent {
             Ok(()) => self.wake(),
@@ -498,9 +498,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether it reads what it is told. Each who waits for an answer has one message in the lane; what somebody gave up stays there.
-    fn listens(&self, lane: &Lane) -> Result<(), Breach> {
-        let Some(more) = lane.kept().checked_sub(BACKLOG_MAX) else { return Ok(()) };
+    /// Whether it reads what it is told. Each who waits for an answer has one message in the rings; what somebody gave up stays there.
+    fn listens(&self, rings: &Rings) -> Result<(), Breach> {
+        let Some(more) = rings.kept().checked_sub(BACKLOG_MAX) else { return Ok(()) };
         let wait = self.waiting.get() + self.visits.borrow().len() + self.streams.going();
         if more > wait * BODY_MAX {
             return Err(Breach("it does not read what it is told"));
@@ -509,9 +509,9 @@ impl Inner {
     }
 
     /// So much waits for the worker that what its functions ask for now is answered without bytes: they may ask for more than exchanges
-    /// that wait can have in the lane.
+    /// that wait can have in the rings.
     fn is_behind(&self) -> bool {
-        self.live.borrow().as_ref().is_some_and(|live| live.lane.kept() > BACKLOG_MAX / 2)
+        self.live.borrow().as_ref().is_some_and(|live| live.rings.kept() > BACKLOG_MAX / 2)
     }
 
     /// Answers what the worker asked for.
@@ -525,7 +525,7 @@ impl Inner {
             let mut live = self.live.borrow_mut();
             let Some(live) = live.as_mut() else { return Ok(()) };
             live.heard += 1;
-            (live.lane.receive(descriptor)?, live.generation, live.lane.counts().1)
+            (live.rings.receive(descriptor)?, live.generation, live.rings.counts().1)
         };
         match message.kind {
             say::STEP | say::PIECE => self.said(message, generation, sent),

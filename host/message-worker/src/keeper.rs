@@ -1,7 +1,7 @@
 //! Looking after a chain's worker: a thread starts it, gives it its orders, hears its news, and starts it again when it dies.
 //!
 //! What runs is remembered here, as files and text, so that a new worker begins where the last one was, with the same state
-//! regions. Each worker has a lane of its own: nothing of a dead one's reaches the next.
+//! regions. Each worker has rings of its own: nothing of a dead one's reaches the next.
 
 mod output;
 mod running;

@@ -5,12 +5,12 @@
 //!
 //! ```text
 //!   gateway thread                            worker process
-//!   RemoteChain ── event ──> lane, hop ──────> serve: weir_message::Chain
-//!               <─ step, call, store ── lane, hop
+//!   RemoteChain ── event ──> rings, hop ─────> serve: weir_message::Chain
+//!               <─ step, call, store ── rings, hop
 //!   keeper thread ── order, files ── control socket ──> control thread: stage, swap, trial, report
 //! ```
 //!
-//! Services of the chain (components of `wasi:http/proxy`) are in the worker, too. Their bodies cross the lane frame by frame.
+//! Services of the chain (components of `wasi:http/proxy`) are in the worker, too. Their bodies cross the rings frame by frame.
 //!
 //! A worker is hostile as soon as a function has broken out of its sandbox: what it says is copied out of shared memory, then
 //! checked; whatever it could not have meant ends it.
@@ -18,9 +18,9 @@
 mod control;
 mod gateway;
 mod keeper;
-mod lane;
 mod orders;
 mod protocol;
+mod rings;
 mod streams;
 mod worker;
 

@@ -1,5 +1,5 @@
 //! What gateway and worker say to each other about exchanges: a descriptor of the hop names exchange and kind; numbers and bytes
-//! lie in the lane. Heads are laid out as functions see them (`wit/message.md`).
+//! lie in the rings. Heads are laid out as functions see them (`wit/message.md`).
 
 use bytes::Bytes;
 use weir_exchange::{Broken, CallFault, Denied, Direction, Ended, Interests, Kind};
@@ -106,7 +106,7 @@ pub(crate) const STORE_SET: u32 = 1;
 /// What is added, 8 bytes, lies behind the key.
 pub(crate) const STORE_ADD: u32 = 2;
 
-/// A message, copied out of the lane.
+/// A message, copied out of the rings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
     pub(crate) exchange: u32,

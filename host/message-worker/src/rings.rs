@@ -2,7 +2,7 @@
 //!
 //! Who writes copies in, and sends a descriptor by the hop; who reads copies out as soon as the descriptor comes, in order, and says how
 //! far it has read. So nothing is parsed where the other side can write, no bytes are owned by two, and a worker that dies
-//! leaves nothing behind that would have to be given back: its lane goes with it.
+//! leaves nothing behind that would have to be given back: its rings go with it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
@@ -39,7 +39,7 @@ pub(crate) enum Side {
     Worker,
 }
 
-/// New memory for a lane.
+/// New memory for rings.
 ///
 /// # Errors
 /// When there is none.
@@ -52,9 +52,9 @@ fn weight(message: &Message) -> usize {
     size_of_val(message) + message.bytes.len()
 }
 
-/// One side of a lane. See the module.
+/// One side of the rings. See the module.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct Rings {
     memory: Memory,
     side: Side,
     written: u64,
@@ -69,19 +69,19 @@ pub(crate) struct Lane {
     accepted: u64,
 }
 
-impl Lane {
+impl Rings {
     /// # Errors
     /// When the memory is not large enough for one.
     pub(crate) fn new(memory: Memory, side: Side) -> Result<Self, Breach> {
         if memory.len() < RINGS + 2 * RING {
-            return Err(Breach("the lane's memory is too small"));
+            return Err(Breach("the rings' memory is too small"));
         }
         let (written, taken, read, accepted) = (0, 0, 0, 0);
         let (backlog, kept) = (VecDeque::new(), 0);
         Ok(Self { memory, side, written, taken, read, backlog, kept, accepted })
     }
 
-    fn rings(&self) -> (usize, usize) {
+    fn own_and_other(&self) -> (usize, usize) {
         match self.side {
             Side::Gateway => (0, 1),
             Side::Worker => (1, 0),
@@ -142,7 +142,7 @@ impl Lane {
     /// How far the other side has read: it changes as long as that one lives.
     pub(crate) fn progress(&self) -> u64 {
         let mut word = [0; 8];
-        self.memory.load(READ[self.rings().0], &mut word);
+        self.memory.load(READ[self.own_and_other().0], &mut word);
         u64::from_le_bytes(word)
     }
 
@@ -178,7 +178,7 @@ impl Lane {
                 return Ok(false);
             }
         }
-        let offset = RINGS + self.rings().0 * RING + (at % RING as u64) as usize;
+        let offset = RINGS + self.own_and_other().0 * RING + (at % RING as u64) as usize;
         let mut prefix = [0; PREFIX];
         prefix[..4].copy_from_slice(&message.a.to_le_bytes());
         prefix[4..8].copy_from_slice(&message.b.to_le_bytes());
@@ -202,7 +202,7 @@ impl Lane {
     /// Looks how far the other side has read.
     fn look(&mut self) -> Result<(), Breach> {
         let mut word = [0; 8];
-        self.memory.load(READ[self.rings().0], &mut word);
+        self.memory.load(READ[self.own_and_other().0], &mut word);
         fence(Ordering::Acquire);
         let taken = u64::from_le_bytes(word);
         if taken < self.taken || taken > self.written {
@@ -217,7 +217,7 @@ impl Lane {
     /// # Errors
     /// When it is another one, or does not lie in the ring.
     pub(crate) fn receive(&mut self, descriptor: Descriptor) -> Result<Message, Breach> {
-        let ring = RINGS + self.rings().1 * RING;
+        let ring = RINGS + self.own_and_other().1 * RING;
         let (offset, length) = (descriptor.offset as usize, descriptor.length as usize);
         let within = (self.read % RING as u64) as usize;
         let mut at = self.read;
@@ -237,7 +237,7 @@ impl Lane {
         self.memory.load(offset + PREFIX, &mut bytes);
         fence(Ordering::Release);
         self.read = at + length.next_multiple_of(8) as u64;
-        self.memory.store(READ[self.rings().1], &self.read.to_le_bytes());
+        self.memory.store(READ[self.own_and_other().1], &self.read.to_le_bytes());
         let (a, rest) = prefix.split_at(4);
         let (b, c) = rest.split_at(4);
         let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
@@ -308,14 +308,14 @@ mod tests {
     use super::*;
     use weir_hop::Hub;
 
-    fn lanes() -> ((Lane, End), (Lane, End)) {
-        let memory = memory("lane").unwrap();
-        let other = Memory::open("lane", memory.fd().try_clone_to_owned().unwrap()).unwrap();
+    fn both_sides() -> ((Rings, End), (Rings, End)) {
+        let memory = memory("rings").unwrap();
+        let other = Memory::open("rings", memory.fd().try_clone_to_owned().unwrap()).unwrap();
         let (end, worker) = Hub::unix().connect_worker(1, 1).unwrap();
-        let gateway = Lane::new(memory, Side::Gateway).unwrap();
-        let lane = Lane::new(other, Side::Worker).unwrap();
+        let gateway = Rings::new(memory, Side::Gateway).unwrap();
+        let rings = Rings::new(other, Side::Worker).unwrap();
         assert!(end.as_fd().try_clone_to_owned().is_ok());
-        ((gateway, end), (lane, worker.open()))
+        ((gateway, end), (rings, worker.open()))
     }
 
     fn message(n: u32, length: usize) -> Message {
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn messages_of_all_lengths_come_out_as_they_went_in_however_slow_the_reader_is() {
-        let ((mut gateway, mut end), (mut worker, mut other)) = lanes();
+        let ((mut gateway, mut end), (mut worker, mut other)) = both_sides();
         let lengths = [0, 1, 7, 8, 100, 16_384, 65_536, 100_000];
         let all: Vec<_> = (0..2000).map(|n| message(n, lengths[n as usize % 8])).collect();
         for message in &all {
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_the_other_side_cannot_mean_is_found() {
-        let ((mut gateway, mut end), (mut worker, mut other)) = lanes();
+        let ((mut gateway, mut end), (mut worker, mut other)) = both_sides();
         worker.send(&mut other, message(1, 10)).unwrap();
         other.flush().unwrap();
         let mut descriptors = Vec::new();

@@ -1,4 +1,4 @@
-//! Bodies that cross the lane as they come, frame by frame: those of requests and responses of services.
+//! Bodies that cross the rings as they come, frame by frame: those of requests and responses of services.
 //!
 //! Owns: one frame at a time in each stream. Who sends one waits until it is asked for the next, and the other side asks when somebody
 //! has taken the last; the first goes with the head. So no more than two frames of a stream are under way, however slow its reader is.
@@ -19,9 +19,9 @@ use weir_exchange::{Broken, Stream};
 use weir_message::head;
 
 use crate::gateway::nowhere;
-use crate::lane::{Breach, Side};
 use crate::protocol as say;
 use crate::protocol::Message;
+use crate::rings::{Breach, Side};
 
 /// Bytes of a frame that one message carries.
 const FRAME_MAX: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! The worker: a chain of message functions, shut in, with nothing but a lane and a control socket.
+//! The worker: a chain of message functions, shut in, with nothing but rings and a control socket.
 //!
 //! The first thread is an event loop of its own: what comes by the hop, tasks, timers. A runtime would need files and sockets
 //! that a worker may not make. A second thread carries out orders, which may take long.
@@ -25,8 +25,8 @@ use self::line::{Alarm, Line};
 use self::obey::{Ordered, refused};
 use self::serving::run;
 use crate::control;
-use crate::lane::{Lane, Side, Table};
 use crate::orders::{FromWorker, Order};
+use crate::rings::{Rings, Side, Table};
 
 /// What a worker may have open: two files for each state region, and what the engine keeps of each component.
 const LIMITS: Limits = Limits { files: 4096, threads: 64 };
@@ -41,13 +41,13 @@ pub fn serve() -> Result<(), String> {
     let inherited = Inherited::take().map_err(|error| error.to_string())?;
     let confined = inherited.confine(&LIMITS, &[]).map_err(|error| error.to_string())?;
     let Inherited { end, memories, .. } = inherited;
-    let Ok([lane, control]) = <[OwnedFd; 2]>::try_from(memories) else {
-        return Err("a worker is given a lane and a control socket".into());
+    let Ok([rings, control]) = <[OwnedFd; 2]>::try_from(memories) else {
+        return Err("a worker is given rings and a control socket".into());
     };
-    let table = lane.try_clone().map_err(|error| error.to_string())?;
-    let open = |fd| Memory::open("lane", fd).map_err(|error| error.to_string());
-    let (lane, table) = (open(lane)?, open(table)?);
-    let lane = Lane::new(lane, Side::Worker).map_err(|error| error.to_string())?;
+    let table = rings.try_clone().map_err(|error| error.to_string())?;
+    let open = |fd| Memory::open("rings", fd).map_err(|error| error.to_string());
+    let (rings, table) = (open(rings)?, open(table)?);
+    let rings = Rings::new(rings, Side::Worker).map_err(|error| error.to_string())?;
     let control = Arc::new(Control { socket: UnixStream::from(control), writing: Mutex::new(()) });
     let missing = confined.missing();
     if !missing.is_empty() {
@@ -61,7 +61,7 @@ pub fn serve() -> Result<(), String> {
     let Some(begun) = begin(&control, &sandbox, table, questions)? else { return Ok(()) };
     let line = Rc::new(Line {
         end: RefCell::new(end),
-        lane: RefCell::new(lane),
+        rings: RefCell::new(rings),
         alarm,
         calls: RefCell::default(),
         next_call: Cell::new(0),

@@ -8,9 +8,9 @@ use weir_message::{head, sum};
 use weir_sandbox::KEY_MAX;
 
 use super::{CALLS_MAX, Inner, nowhere};
-use crate::lane::{Breach, MESSAGE_MAX};
 use crate::protocol as say;
 use crate::protocol::{Message, PREFIX};
+use crate::rings::{Breach, MESSAGE_MAX};
 
 /// Longest value of the store that fits a message.
 const VALUE_MAX: usize = 64 << 10;

@@ -16,9 +16,9 @@ use weir_message::head;
 
 use super::services::RemoteLegs;
 use super::{Inner, Lost, Slot, Wait};
-use crate::lane::Breach;
 use crate::protocol as say;
 use crate::protocol::Message;
+use crate::rings::Breach;
 
 /// A request with its response, or a connection, on its way through a worker.
 pub(super) struct RemoteExchange {
@@ -118,7 +118,7 @@ impl RemoteExchange {
             }
             if let Some(live) = inner.live.borrow_mut().as_mut() {
                 slot.replaced.set(live.replaced);
-                live.lane.tell_upstreams(&*inner.upstreams, &mut live.upstreams);
+                live.rings.tell_upstreams(&*inner.upstreams, &mut live.upstreams);
             }
         }
         let event = slot.events.get().wrapping_add(1);
@@ -130,9 +130,9 @@ impl RemoteExchange {
         inner.waiting.set(inner.waiting.get() + 1);
         let waiting = Waiting { inner, wait };
         inner.send_by(generation, |live| {
-            live.lane.send_with(&mut live.end, message, bytes)?;
+            live.rings.send_with(&mut live.end, message, bytes)?;
             if let Some(wait) = wait.borrow_mut().as_mut() {
-                wait.sent = live.lane.counts().0;
+                wait.sent = live.rings.counts().0;
             }
             Ok(())
         })?;

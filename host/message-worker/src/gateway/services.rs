@@ -1,4 +1,4 @@
-//! Services of a chain whose worker they are in: a request that visits one crosses the lane, and what the service sends on comes back.
+//! Services of a chain whose worker they are in: a request that visits one crosses the rings, and what the service sends on comes back.
 //!
 //! Who serves is chosen in the worker, as everything of the chain is: it says which parts an exchange has. A visit is over when the worker
 //! says so, because a service may go on when its response has gone. What it says is checked like all that a worker says; whoever reads a
@@ -21,9 +21,9 @@ use weir_message::{head, pass_by, streamed};
 
 use super::exchange::{RemoteExchange, gone};
 use super::{CALLS_MAX, Inner, Lost, NOT_TOLD, nowhere};
-use crate::lane::Breach;
 use crate::protocol as say;
 use crate::protocol::Message;
+use crate::rings::Breach;
 use crate::streams::{Say, Source, Way, length, nothing};
 
 /// Visits of one worker that may be under way.
@@ -209,7 +209,7 @@ impl Inner {
         Rc::new(move |message| {
             // A worker that is gone needs not be told.
             let _ = inner.send(generation, message);
-            inner.live.borrow().as_ref().map_or(0, |live| live.lane.counts().0)
+            inner.live.borrow().as_ref().map_or(0, |live| live.rings.counts().0)
         })
     }
 
@@ -238,8 +238,8 @@ impl Inner {
         self.visits.borrow_mut().insert(number, Rc::clone(&visit));
         let message = message(number);
         let sent = self.send_by(generation, |live| {
-            live.lane.send(&mut live.end, message)?;
-            visit.sent.set(live.lane.counts().0);
+            live.rings.send(&mut live.end, message)?;
+            visit.sent.set(live.rings.counts().0);
             Ok(())
         });
         if sent.is_err() {

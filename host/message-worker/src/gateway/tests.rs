@@ -11,7 +11,7 @@ use weir_exchange::{BodyStep, CallFault, CallResult, Denied, Direction, Step};
 
 use super::*;
 use crate::keeper::killed;
-use crate::lane;
+use crate::rings;
 
 struct Nobody;
 
@@ -155,7 +155,7 @@ pub(super) fn exercised<T>(
     worker: impl Fn(&Message) -> Vec<Message> + Send + 'static,
     exercise: impl AsyncFnOnce(RemoteChain) -> T,
 ) -> (T, Option<String>) {
-    let worker = move |mut lane: Lane, mut end: End| {
+    let worker = move |mut rings: Rings, mut end: End| {
         let mut descriptors = Vec::new();
         loop {
             let _ = end.flush();
@@ -164,9 +164,9 @@ pub(super) fn exercised<T>(
                 return;
             }
             for descriptor in descriptors.drain(..) {
-                let message = lane.receive(descriptor).unwrap();
+                let message = rings.receive(descriptor).unwrap();
                 for answer in worker(&message) {
-                    lane.send(&mut end, answer).unwrap();
+                    rings.send(&mut end, answer).unwrap();
                 }
             }
         }
@@ -201,7 +201,7 @@ fn remote(
 /// The same with a worker that does with its line what it likes, when it has said what it wants.
 fn exercised_by<T>(
     services: bool,
-    worker: impl FnOnce(Lane, End) + Send + 'static,
+    worker: impl FnOnce(Rings, End) + Send + 'static,
     exercise: impl AsyncFnOnce(RemoteChain) -> T,
 ) -> (T, Option<String>) {
     kept(services, worker, async |chain, _| exercise(chain).await)
@@ -210,21 +210,21 @@ fn exercised_by<T>(
 /// The same with what its keeper has.
 fn kept<T>(
     services: bool,
-    worker: impl FnOnce(Lane, End) + Send + 'static,
+    worker: impl FnOnce(Rings, End) + Send + 'static,
     exercise: impl AsyncFnOnce(RemoteChain, mpsc::UnboundedSender<Link>) -> T,
 ) -> (T, Option<String>) {
     let (links, heard) = mpsc::unbounded_channel();
     let (killer, kills) = killed();
     let config = remote(heard, killer, services, false);
-    let memory = lane::memory("test").unwrap();
+    let memory = rings::memory("test").unwrap();
     let other = memory.fd().try_clone_to_owned().unwrap();
     let (end, socket) = Hub::unix().connect_worker(1, 1).unwrap();
     std::thread::spawn(move || {
         let mut end = socket.open();
-        let mut lane = Lane::new(Memory::open("test", other).unwrap(), Side::Worker).unwrap();
+        let mut rings = Rings::new(Memory::open("test", other).unwrap(), Side::Worker).unwrap();
         let interests = Message { kind: say::CHAIN, a: 1, ..Message::default() };
-        lane.send(&mut end, interests).unwrap();
-        worker(lane, end);
+        rings.send(&mut end, interests).unwrap();
+        worker(rings, end);
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let done = LocalSet::new().block_on(&runtime, async {
@@ -318,12 +318,12 @@ fn what_is_said_of_exchanges_that_are_not_there_is_nobodys() {
     assert!(matches!(said, Step::Continue) && kill.is_none(), "{said:?} {kill:?}");
 }
 
-/// A worker that reads nothing of its lane, and says what it is given to say.
-fn deaf(says: Receiver<Message>) -> impl FnOnce(Lane, End) + Send + 'static {
-    move |mut lane, mut end| {
+/// A worker that reads nothing of its ring, and says what it is given to say.
+fn deaf(says: Receiver<Message>) -> impl FnOnce(Rings, End) + Send + 'static {
+    move |mut rings, mut end| {
         let _ = end.flush();
         for message in says {
-            lane.send(&mut end, message).unwrap();
+            rings.send(&mut end, message).unwrap();
             let _ = end.flush();
             // As if it had.
             while end.receive(&mut Vec::new()).is_ok() {}

@@ -19,8 +19,8 @@ use super::versions::Versions;
 use super::{BUSY, Bell, Command, DEAF, KeeperConfig, LEAVING, PATIENCE, Regions, Shown, Waiting};
 use crate::control::{self, Filled, Frames};
 use crate::gateway::Link;
-use crate::lane;
 use crate::orders::{FromWorker, FunctionImage, News, Order, Reply, WORKER};
+use crate::rings;
 
 /// Pieces of what a worker says that are heard in one turn.
 const HEARD_MAX: u32 = 16;
@@ -45,12 +45,12 @@ pub(super) struct Running {
     pub(super) leaves: Option<Instant>,
 }
 
-/// What a worker and its keeper have in common: a lane, a control socket, and what the worker writes.
+/// What a worker and its keeper have in common: rings, a control socket, and what the worker writes.
 struct Sides {
     memory: Memory,
     control: UnixStream,
     output: Output,
-    /// The worker's: lane and control socket.
+    /// The worker's: rings and control socket.
     theirs: Vec<Arc<OwnedFd>>,
     writes: Arc<OwnedFd>,
 }
@@ -182,12 +182,12 @@ impl State {
     }
 
     fn sides(&self) -> io::Result<Sides> {
-        let memory = lane::memory(&self.config.chain).map_err(io::Error::other)?;
+        let memory = rings::memory(&self.config.chain).map_err(io::Error::other)?;
         let (control, theirs) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
         control.set_write_timeout(Some(DEAF))?;
-        let lane = memory.fd().try_clone_to_owned()?;
-        let theirs = vec![Arc::new(lane), Arc::new(theirs.into())];
+        let rings = memory.fd().try_clone_to_owned()?;
+        let theirs = vec![Arc::new(rings), Arc::new(theirs.into())];
         let (output, writes) = Output::new()?;
         Ok(Sides { memory, control, output, theirs, writes })
     }

@@ -20,9 +20,9 @@ use weir_hop::End;
 use weir_message::{StoreRequest, head};
 
 use crate::gateway::nowhere;
-use crate::lane::{Breach, Lane, MESSAGE_MAX};
 use crate::protocol as say;
 use crate::protocol::{Message, PREFIX};
+use crate::rings::{Breach, MESSAGE_MAX, Rings};
 
 /// Longest piece of a message.
 pub(super) const PIECE_MAX: usize = 64 << 10;
@@ -84,7 +84,7 @@ impl Ord for Timer {
 /// The line to the gateway, as everything on the first thread has it.
 pub(super) struct Line {
     pub(super) end: RefCell<End>,
-    pub(super) lane: RefCell<Lane>,
+    pub(super) rings: RefCell<Rings>,
     pub(super) alarm: Arc<Alarm>,
     pub(super) calls: RefCell<HashMap<u32, oneshot::Sender<Message>>>,
     pub(super) next_call: Cell<u32>,
@@ -95,7 +95,7 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn send(&self, message: Message) {
-        let sent = self.lane.borrow_mut().send(&mut self.end.borrow_mut(), message);
+        let sent = self.rings.borrow_mut().send(&mut self.end.borrow_mut(), message);
         if let Err(breach) = sent {
             self.broken.set(Some(breach));
         }

@@ -14,9 +14,9 @@ use weir_message::head;
 
 use super::line::Line;
 use crate::gateway::nowhere;
-use crate::lane::{Breach, Side};
 use crate::protocol as say;
 use crate::protocol::Message;
+use crate::rings::{Breach, Side};
 use crate::streams::{Id, Say, Source, Streams, Way, length, nothing};
 
 type Arrived = Result<Response<Stream>, CallFault>;

@@ -24,12 +24,12 @@ use super::obey::obey;
 use super::services::Services;
 use super::{Begun, Control};
 use crate::gateway::nowhere;
-use crate::lane::Breach;
 use crate::orders::{FromWorker, News, Reply};
 use crate::protocol as say;
 use crate::protocol::Message;
+use crate::rings::Breach;
 
-/// How soon it is tried again when lane or hop are full.
+/// How soon it is tried again when rings or hop are full.
 const AGAIN: Duration = Duration::from_millis(1);
 
 /// Exchanges under way, and where what becomes of them goes.
@@ -91,7 +91,7 @@ pub(super) fn run(
         match received {
             Ok(_) => {
                 for descriptor in descriptors.drain(..) {
-                    let message = line.lane.borrow_mut().receive(descriptor);
+                    let message = line.rings.borrow_mut().receive(descriptor);
                     let message = message.map_err(|breach| breach.to_string())?;
                     serving.told(message).map_err(|breach| breach.to_string())?;
                 }
@@ -128,7 +128,7 @@ pub(super) fn run(
 
 /// Sends what waits, and waits until there is something to do.
 fn sleep(line: &Line) -> Result<(), String> {
-    let retried = line.lane.borrow_mut().retry(&mut line.end.borrow_mut());
+    let retried = line.rings.borrow_mut().retry(&mut line.end.borrow_mut());
     retried.map_err(|breach| breach.to_string())?;
     let flushed = line.end.borrow_mut().flush();
     match flushed {
@@ -137,7 +137,7 @@ fn sleep(line: &Line) -> Result<(), String> {
     }
     let mut timeout =
         line.timers.borrow().peek().map(|timer| timer.at.saturating_duration_since(Instant::now()));
-    if line.lane.borrow().waiting() > 0 {
+    if line.rings.borrow().waiting() > 0 {
         timeout = Some(timeout.map_or(AGAIN, |time| time.min(AGAIN)));
     }
     line.alarm.asleep.store(true, Ordering::SeqCst);

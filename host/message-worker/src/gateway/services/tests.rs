@@ -60,7 +60,7 @@ fn parts(of: &Message) -> Vec<Message> {
 
 fn laid(response: http::response::Builder) -> Bytes {
     let (parts, ()) = response.body(()).expect("plain fields").into_parts();
-    let streams = Streams::new(crate::lane::Side::Worker);
+    let streams = Streams::new(crate::rings::Side::Worker);
     let laid = streams.lay_out(|room| head::lay_out_response(room, &parts, &nowhere(), None, true));
     laid.expect("it fits")
 }
@@ -84,7 +84,7 @@ fn left(visit: u32) -> Message {
 fn onward(visit: u32, call: u32) -> Message {
     let (request, ()) =
         Request::get("/on").header("host", "b.example").body(()).unwrap().into_parts();
-    let streams = Streams::new(crate::lane::Side::Worker);
+    let streams = Streams::new(crate::rings::Side::Worker);
     let laid = streams.lay_out(|room| head::lay_out_request(room, &request, &nowhere(), Some(0)));
     let (kind, c) = (say::ONWARD, say::said_length(Some(0)));
     Message { exchange: call, kind, a: visit, c, bytes: laid.unwrap(), ..Message::default() }
