@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use weir_benches::driver::median;
 use weir_benches::joined::Joined;
-use weir_gateway::{Method, Moved, RelayLimits, relay_by};
+use weir_gateway::{Method, RelayLimits, RelayedBytes, relay_by};
 use weir_sandbox::thread_time;
 
 /// How bytes get from one connection to the other.
@@ -57,7 +57,8 @@ fn relay(mover: Mover) -> (TcpStream, TcpStream, JoinHandle<Duration>) {
             });
             match mover {
                 Mover::Relay(method) => {
-                    relay_by(method, &a, &b, RelayLimits::default(), &Moved::default()).await;
+                    relay_by(method, &a, &b, RelayLimits::default(), &RelayedBytes::default())
+                        .await;
                 }
                 // An end with an error is that of the connection that nobody reads from.
                 Mover::Join => drop(Joined::new(&a, &b).expect("two sockets").ended().await),

@@ -19,5 +19,5 @@ pub use lane::lane;
 pub use load::{LoadError, Loaded, load_chain, manifest_of};
 pub use plan::{AdmitError, function_plan, message_function_plan, plan, plan_of};
 pub use replay::{ReplayOptions, ReplayOutcome, replay, report_of};
-pub use steering::{Compiled, compile_steering};
+pub use steering::{CompiledSteering, compile_steering};
 pub use ways::ways;

@@ -7,7 +7,7 @@ use weir_steering::{Ports, Prefix, Rule, Target};
 
 /// A tenant's rules as they concern the packets between two ports.
 #[derive(Debug)]
-pub struct Compiled {
+pub struct CompiledSteering {
     /// The rules; chains are places in `chains`.
     pub rules: Vec<Rule>,
     /// Chains that rules name.
@@ -23,9 +23,10 @@ pub fn compile_steering(
     rules: &[SteeringRule],
     number: impl Fn(&Name) -> Option<u16>,
     is_here: impl Fn(&Name) -> bool,
-) -> Compiled {
+) -> CompiledSteering {
     let mut known = BTreeMap::new();
-    let mut compiled = Compiled { rules: Vec::new(), chains: Vec::new(), written: Vec::new() };
+    let mut compiled =
+        CompiledSteering { rules: Vec::new(), chains: Vec::new(), written: Vec::new() };
     for (place, rule) in rules.iter().enumerate() {
         let port = match rule.port.as_ref().map(&number) {
             Some(None) => continue,
@@ -81,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    fn compiled(text: &str) -> Compiled {
+    fn compiled(text: &str) -> CompiledSteering {
         let steering = Document::<Steering>::parse("s.toml", text).unwrap().value;
         let number = |name: &Name| ["lan", "wan"].iter().position(|p| *p == name.as_str());
         let number = |name: &Name| number(name).map(|n| n as u16);

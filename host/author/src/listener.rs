@@ -14,7 +14,7 @@ use weir_message::{
     Chain, ChainPlan, FunctionPlan, MessageError, Notice, Proxy, Site, SiteConfig, States, Store,
     orders,
 };
-use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
+use weir_proxy_function::{LinkedProxy, ProxyConfig, ProxyError, ProxyFunction, Runners};
 use weir_sandbox::{Given, InstanceError, Sandbox, World};
 use weir_spec::ResolvedFunction;
 
@@ -189,7 +189,7 @@ fn proxy(
         upstreams: vec![UPSTREAM.to_owned()],
         telemetry: Arc::clone(&plan.telemetry),
     };
-    let linked = match Linked::new(config, &[compiled.component], Duration::ZERO) {
+    let linked = match LinkedProxy::new(config, &[compiled.component], Duration::ZERO) {
         Err(ProxyError::Environment(message)) => return Ok(Err(message)),
         linked => linked?,
     };

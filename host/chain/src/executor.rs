@@ -12,7 +12,7 @@ use weir_sandbox::{
 };
 
 use crate::board;
-use crate::linked::Linked;
+use crate::linked::LinkedChain;
 use crate::separate::Separate;
 use crate::{compose, control};
 
@@ -235,7 +235,7 @@ impl Prepared {
         let _ticking = sandbox.ticker().tick();
         match &self.code {
             Code::Linked(component) => {
-                Linked::new(sandbox, &self.spec, component, window, room_bytes, deadline)
+                LinkedChain::new(sandbox, &self.spec, component, window, room_bytes, deadline)
                     .map(|linked| Executor::Linked(Box::new(linked)))
             }
             Code::Separate(components) => {
@@ -262,7 +262,7 @@ pub fn compile_upload(
 /// A configured chain of one worker.
 pub enum Executor<S: 'static> {
     /// One component.
-    Linked(Box<Linked<S>>),
+    Linked(Box<LinkedChain<S>>),
     /// One by one.
     Separate(Box<Separate<S>>),
 }

@@ -1,6 +1,6 @@
 //! Chains: functions in a row, run as one.
 //!
-//! Owns: composing functions and a chain runner into one component ([`Linked`]), running the same chain
+//! Owns: composing functions and a chain runner into one component ([`LinkedChain`]), running the same chain
 //! one function at a time ([`Separate`], for comparison, and for one function apart from its chain), applying verdicts,
 //! and telling how each packet's way ended ([`board`]). Must not know: ports, buffers' owners, what
 //! happens to a packet after its verdict, or who deploys chains.
@@ -23,5 +23,5 @@ mod separate;
 pub use executor::{
     ChainError, ChainSpec, Executor, FunctionSpec, Mode, Part, Prepared, Tick, compile_upload,
 };
-pub use linked::Linked;
+pub use linked::LinkedChain;
 pub use separate::Separate;

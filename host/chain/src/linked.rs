@@ -16,7 +16,7 @@ use crate::executor::{ChainError, ChainSpec, Tick, guest_function, new_board, se
 use crate::{board, compose, control};
 
 /// The linked chain of one worker.
-pub struct Linked<S: 'static> {
+pub struct LinkedChain<S: 'static> {
     store: Store<Guest<S>>,
     run: TypedFunc<(u32, u32, u32), ()>,
     serve: TypedFunc<(), ()>,
@@ -29,7 +29,7 @@ pub(crate) struct Calls {
     pub(crate) snapshot: Option<Snapshot>,
 }
 
-impl<S: Services> Linked<S> {
+impl<S: Services> LinkedChain<S> {
     pub(crate) fn new(
         sandbox: &Sandbox,
         spec: &ChainSpec,

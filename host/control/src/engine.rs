@@ -51,7 +51,7 @@ pub struct Published {
 
 /// To which version a function is swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum SwapDirection {
     /// To one of which a fault in its first seconds brings back what it replaces.
     Forward,
     /// To one that ran before: no fault brings back what it replaces.
@@ -265,7 +265,7 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
-        way: Way,
+        way: SwapDirection,
     ) -> Result<Published, EngineError>;
 
     /// Starts to try a version beside the running one.

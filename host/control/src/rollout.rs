@@ -27,7 +27,7 @@ use semver::Version;
 use weir_spec::{Name, SwapReport};
 
 use crate::control::Control;
-use crate::engine::{ChainId, EngineError, Published, TrialKind, Way};
+use crate::engine::{ChainId, EngineError, Published, SwapDirection, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{function_mut, no_function, no_version};
@@ -218,7 +218,8 @@ impl Control {
         match mode {
             SwapMode::Full if other.is_none() => Ok(Tally::new(from, to.clone()).report),
             SwapMode::Full => {
-                let published = self.swap_places(&state, &places, Way::Forward, |_| Some(to))?;
+                let published =
+                    self.swap_places(&state, &places, SwapDirection::Forward, |_| Some(to))?;
                 self.swapped(id, from, to, &places, &published)
             }
             SwapMode::Try(kind) => self.begin_trial(&state, id, &places, from, to, kind),
@@ -336,7 +337,7 @@ impl Control {
         let mut refused = Vec::new();
         let published = match cause {
             Cause::Asked => self
-                .swap_places(&state, &places, Way::Back, back)
+                .swap_places(&state, &places, SwapDirection::Back, back)
                 .inspect_err(|_| self.begin_canaries(&state, &beside))?,
             // One place that refuses does not have the others keep what faults.
             Cause::Fault { already } => {
@@ -396,7 +397,7 @@ impl Control {
         &self,
         state: &State,
         places: &[Place],
-        way: Way,
+        way: SwapDirection,
         to: impl Fn(&Place) -> Option<&'v Version>,
     ) -> Result<Vec<(usize, Published)>, ControlError> {
         let mut done = Vec::new();
@@ -422,7 +423,7 @@ impl Control {
     ) -> (Done, Vec<(usize, ControlError)>) {
         let (mut done, mut refused) = (Vec::new(), Vec::new());
         for (number, place) in places.iter().enumerate() {
-            match self.swap_place(state, place, Way::Back, to(place)) {
+            match self.swap_place(state, place, SwapDirection::Back, to(place)) {
                 Some(Ok(published)) => done.push((number, published)),
                 Some(Err(error)) => refused.push((number, error)),
                 None => {}
@@ -436,7 +437,7 @@ impl Control {
         &self,
         state: &State,
         place: &Place,
-        way: Way,
+        way: SwapDirection,
         to: Option<&Version>,
     ) -> Option<Result<Published, ControlError>> {
         let to = to.filter(|to| **to != place.running && !place.down)?;
@@ -448,9 +449,9 @@ impl Control {
     fn undo(&self, state: &State, places: &[Place], done: &[(usize, Published)]) {
         for (number, _) in done {
             let place = &places[*number];
-            let back = self
-                .resolve(state, &place.chain, place.index, &place.running)
-                .and_then(|function| Ok(self.engine.swap(&place.chain, function, Way::Back)?));
+            let back = self.resolve(state, &place.chain, place.index, &place.running).and_then(
+                |function| Ok(self.engine.swap(&place.chain, function, SwapDirection::Back)?),
+            );
             if let Err(error) = back {
                 self.note(
                     &place.chain,

@@ -10,8 +10,8 @@ use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dpdk_sys as sys;
-use weir_port::{Place, PortError, Steer, Taken};
-use weir_steering::{Fit, Key, Masked, Rule, Why, fits};
+use weir_port::{OffloadedRules, Place, PortError, Steer};
+use weir_steering::{Fit, Key, MaskedKey, Rule, Why, fits};
 
 use crate::device::Device;
 use crate::log;
@@ -89,7 +89,7 @@ impl FlowRules {
 }
 
 impl Steer for FlowRules {
-    fn replace(&self, rules: &[Rule], port: u16) -> Result<Taken, PortError> {
+    fn replace(&self, rules: &[Rule], port: u16) -> Result<OffloadedRules, PortError> {
         let fits = fits(rules, port);
         let of = fits.iter().filter(|fit| **fit != Fit::Elsewhere).count();
         let mut state = self.state();
@@ -110,7 +110,7 @@ impl Steer for FlowRules {
         let placed = state.rules.iter().filter(|told| matches!(told, Told::Placed(_))).count();
         tracing::debug!(port = self.name, "the device has {placed} of {of} steering rules");
         // What it has are no first rules of the table: all rules are compared behind it.
-        Ok(Taken { rules: 0, of })
+        Ok(OffloadedRules { rules: 0, of })
     }
 
     fn kind(&self) -> &'static str {
@@ -193,7 +193,7 @@ impl State {
     }
 
     /// Gives the device all parts of a rule, or none.
-    fn make(&mut self, device: &Device, parts: &[Masked]) -> Result<Placed, Refused> {
+    fn make(&mut self, device: &Device, parts: &[MaskedKey]) -> Result<Placed, Refused> {
         match self.try_to_make(device, parts, true) {
             // Many a driver drops, and does not count.
             Err(refused) if !refused.is_for_all => self.try_to_make(device, parts, false),
@@ -204,7 +204,7 @@ impl State {
     fn try_to_make(
         &mut self,
         device: &Device,
-        parts: &[Masked],
+        parts: &[MaskedKey],
         count: bool,
     ) -> Result<Placed, Refused> {
         let mut placed = Placed::default();
@@ -283,7 +283,7 @@ impl Placed {
 fn drop_in_device(
     number: u16,
     driver: &str,
-    part: &Masked,
+    part: &MaskedKey,
     count: bool,
 ) -> Result<Handle, Refused> {
     let mut matching = matching(part);
@@ -334,8 +334,8 @@ fn create(number: u16, matching: &sys::Match, count: bool) -> Result<Handle, (i3
 }
 
 /// As DPDK's shim has it.
-fn matching(part: &Masked) -> sys::Match {
-    let Masked { mask, bits } = part;
+fn matching(part: &MaskedKey) -> sys::Match {
+    let MaskedKey { mask, bits } = part;
     let Key { source, destination, source_port, destination_port, .. } = *bits;
     sys::Match {
         has_destination_mac: mask.macs[0] != [0; 6],

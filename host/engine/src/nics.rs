@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use weir_control::engine::{EngineEvent, EngineStatus, EventSink};
 use weir_spec::{HostConfig, Name};
-use weir_sriov::{Journal, Lent, Live, Outcome, PciAddress, Undone, Unwritten};
+use weir_sriov::{Journal, LentAddress, Live, Outcome, PciAddress, UndoneChange, Unwritten};
 
 use self::wanted::{Role, Used, Wanted, of_sriov};
 
@@ -112,7 +112,7 @@ pub(crate) struct VfMacs {
     in_use: InUse,
     journal: SharedJournal,
     /// By port.
-    lent: Mutex<BTreeMap<Name, ([u8; 6], Lent)>>,
+    lent: Mutex<BTreeMap<Name, ([u8; 6], LentAddress)>>,
 }
 
 impl VfMacs {
@@ -240,9 +240,11 @@ impl Nics {
                 Ok(undone) => (undone, None),
                 Err(Unwritten { undone, error }) => (undone, Some(error)),
             };
-            let failed = |undone: &Undone| matches!(undone.outcome, Outcome::Failed { .. });
+            let failed = |undone: &UndoneChange| matches!(undone.outcome, Outcome::Failed { .. });
             let again = last > 0 && (unwritten.is_some() || undone.iter().any(failed));
-            for text in undone.iter().filter(|u| !again || !failed(u)).filter_map(Undone::text) {
+            for text in
+                undone.iter().filter(|u| !again || !failed(u)).filter_map(UndoneChange::text)
+            {
                 tracing::info!("{text}");
             }
             if !again {
@@ -278,7 +280,7 @@ pub fn plan(config: &HostConfig) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When the journal cannot be had, or something could not be undone.
-pub fn restore(store: &Path) -> Result<Vec<Undone>> {
+pub fn restore(store: &Path) -> Result<Vec<UndoneChange>> {
     let path = journal_of(store);
     if !Journal::is_left_at(&path) {
         return Ok(Vec::new());

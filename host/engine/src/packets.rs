@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use weir_chain::ChainError;
-use weir_control::engine::{ChainId, Drained, EngineError, EventSink, Published, TrialKind, Way};
+use weir_control::engine::{
+    ChainId, Drained, EngineError, EventSink, Published, SwapDirection, TrialKind,
+};
 use weir_packet_plane::{FunctionPlan, PlaneError, Worker};
 use weir_sandbox::{Admitted, CompileError, Given, InstanceError, Sandbox, Telemetry};
 use weir_spec::{Chain, CheckReport, HostConfig, Name, ResolvedFunction};
@@ -185,7 +187,7 @@ impl Packets {
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
-        way: Way,
+        way: SwapDirection,
     ) -> Result<Published, EngineError> {
         let deployed = self.lanes.deployed(chain)?;
         let _turn = deployed.turn();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use weir_control::engine::{
     ChainId, ChainStatus, Deployment, Drained, Engine, EngineError, EngineStatus, EventSink,
-    ExchangeCounts, FunctionLog, Published, Reasons, RuleStatus, Tap, TrialKind, Way,
+    ExchangeCounts, FunctionLog, Published, Reasons, RuleStatus, SwapDirection, Tap, TrialKind,
 };
 use weir_gateway::FAILURES;
 use weir_packet_plane::DROP_REASONS;
@@ -156,9 +156,9 @@ impl Engine for Planes {
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
-        way: Way,
+        way: SwapDirection,
     ) -> Result<Published, EngineError> {
-        if way == Way::Forward {
+        if way == SwapDirection::Forward {
             has_room(weir_sandbox::memories())?;
         }
         if self.messages.has_function(chain, &function.label) {

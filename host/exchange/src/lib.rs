@@ -33,7 +33,7 @@ pub type Pieces = SmallVec<[Bytes; 2]>;
 
 /// Among the extensions of a response's head: no upstream sent it, the gateway made it in the place of one.
 #[derive(Debug, Clone, Copy)]
-pub struct Made;
+pub struct MadeByGateway;
 
 /// Among the extensions of a response's head: the listener's upstream that sent it.
 #[derive(Debug, Clone, Copy)]

@@ -42,7 +42,9 @@ pub use config::{
     ListenerConfig, Prefix, Protocol, ProxyHeader, Retry, Target, Timeouts, UpstreamConfig,
     UpstreamTls,
 };
-pub use connection::splice::{Ended, Limits as RelayLimits, Method, Moved, relay, relay_by};
+pub use connection::splice::{
+    Limits as RelayLimits, Method, RelayEnd, RelayedBytes, relay, relay_by,
+};
 pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use observe::statistics::{

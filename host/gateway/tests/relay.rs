@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use weir_gateway::{Ended, Method, Moved, RelayLimits, relay_by};
+use weir_gateway::{Method, RelayEnd, RelayLimits, RelayedBytes, relay_by};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,12 +23,12 @@ async fn pair() -> (TcpStream, TcpStream) {
 struct Relayed {
     forward: u64,
     backward: u64,
-    ended: Ended,
+    ended: RelayEnd,
 }
 
 /// A relay to its end; both connections are closed then.
 async fn relayed(method: Method, a: TcpStream, b: TcpStream, limits: RelayLimits) -> Relayed {
-    let moved = Moved::default();
+    let moved = RelayedBytes::default();
     let ended = relay_by(method, &a, &b, limits, &moved).await;
     Relayed { forward: moved.forward.get(), backward: moved.backward.get(), ended }
 }
@@ -91,7 +91,7 @@ fn bytes_arrive_whole_in_both_directions_and_each_ends_for_itself() {
         same(one.await.unwrap(), &back, "back");
         same(other.await.unwrap(), &there, "there");
         let relayed = relay.await.unwrap();
-        assert!(matches!(relayed.ended, Ended::InOrder), "{relayed:?}");
+        assert!(matches!(relayed.ended, RelayEnd::InOrder), "{relayed:?}");
         assert_eq!((relayed.forward, relayed.backward), (20 << 20, 15 << 20));
     });
 }
@@ -138,7 +138,7 @@ fn a_stream_that_has_ended_before_the_relay_ends() {
         client.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "answer");
         let relayed = relay.await.unwrap();
-        assert!(matches!(relayed.ended, Ended::InOrder), "{relayed:?}");
+        assert!(matches!(relayed.ended, RelayEnd::InOrder), "{relayed:?}");
     });
 }
 
@@ -181,7 +181,7 @@ fn a_reader_that_takes_nothing_is_given_up_while_the_other_direction_moves() {
         while write.write_all(&piece).await.is_ok() {}
         let relayed = relay.await.unwrap();
         let stalled = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
-        assert!(matches!(&relayed.ended, Ended::Second(error) if stalled(error)), "{relayed:?}");
+        assert!(matches!(&relayed.ended, RelayEnd::Second(error) if stalled(error)), "{relayed:?}");
         talking.await.unwrap();
         listening.await.unwrap();
     });
@@ -194,7 +194,7 @@ fn a_connection_that_is_reset_ends_both() {
         client.set_zero_linger().unwrap();
         drop(client);
         let relayed = relay.await.unwrap();
-        assert!(matches!(relayed.ended, Ended::First(_)), "{relayed:?}");
+        assert!(matches!(relayed.ended, RelayEnd::First(_)), "{relayed:?}");
         assert!(server.read(&mut [0; 1]).await.is_ok_and(|read| read == 0));
     });
 }
@@ -210,7 +210,7 @@ fn a_server_that_dies_in_the_middle_ends_the_client() {
         // An end, or an error.
         let _ = read.read(&mut [0; 1]).await;
         let relayed = relay.await.unwrap();
-        assert!(!matches!(relayed.ended, Ended::InOrder), "{relayed:?}");
+        assert!(!matches!(relayed.ended, RelayEnd::InOrder), "{relayed:?}");
     });
 }
 
@@ -227,7 +227,7 @@ fn a_silent_relay_is_given_up_and_one_that_moves_is_not() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let relayed = relay.await.unwrap();
-        assert!(matches!(relayed.ended, Ended::Idle), "{relayed:?}");
+        assert!(matches!(relayed.ended, RelayEnd::Idle), "{relayed:?}");
         assert_eq!(relayed.forward, 20);
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     });
@@ -287,6 +287,6 @@ connection.shutdown(socket.SHUT_WR)
         echo.wait().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "104857600 True\n");
         assert_eq!((relayed.forward, relayed.backward), (100 << 20, 100 << 20));
-        assert!(matches!(relayed.ended, Ended::InOrder), "{relayed:?}");
+        assert!(matches!(relayed.ended, RelayEnd::InOrder), "{relayed:?}");
     });
 }

@@ -29,7 +29,7 @@ pub use event_loop::AsyncEnd;
 pub use hub::{Carrier, HopCounts, Hub, HubError, WorkerSocket};
 pub use numbers::Number;
 pub use process::{
-    Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor, Turn,
-    WorkerProcess,
+    Confined, Death, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor,
+    WorkerEvent, WorkerProcess,
 };
 pub use weir_hop_layout::{BATCH, Counts, Descriptor, WINDOW};

@@ -17,4 +17,4 @@ pub use error::ProcessError;
 pub use inherited::Inherited;
 pub use layers::{Confined, Namespaces};
 pub use spawn::{Plan, WorkerProcess};
-pub use supervise::{Death, Restart, Supervisor, Turn};
+pub use supervise::{Death, Restart, Supervisor, WorkerEvent};

@@ -21,7 +21,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::time::Timespec;
 use weir_hop::{
     Descriptor, End, Hub, Inherited, Limits, Namespaces, Plan, ProcessError, Restart, Supervisor,
-    Turn, WorkerProcess,
+    WorkerEvent, WorkerProcess,
 };
 
 /// How long anything may take.
@@ -488,14 +488,14 @@ fn dies_at_once() {
         assert!(now.elapsed() < PATIENCE);
         let now = Instant::now();
         match supervisor.turn(now) {
-            Turn::Started(_) => starts += 1,
-            Turn::Died(death) => {
+            WorkerEvent::Started(_) => starts += 1,
+            WorkerEvent::Died(death) => {
                 assert_eq!((death.exit, death.signal), (Some(0), None));
                 assert_eq!(u64::from(death.generation), supervisor.generation());
                 deaths += 1;
                 waits.push(supervisor.due().unwrap() - now);
             }
-            Turn::Nothing => match supervisor.process() {
+            WorkerEvent::Nothing => match supervisor.process() {
                 Some(process) => assert!(readable(process, PATIENCE)),
                 None => std::thread::sleep(supervisor.due().unwrap() - now),
             },
@@ -554,8 +554,8 @@ fn kill_under_load(hub: &Hub) {
     while kills < KILLS || !ledger.is_empty() {
         assert!(start.elapsed() < PATIENCE, "{kills} kills, {} under way", ledger.len());
         match supervisor.turn(Instant::now()) {
-            Turn::Started(new) => (end, since) = (Some(new), 0),
-            Turn::Died(death) => {
+            WorkerEvent::Started(new) => (end, since) = (Some(new), 0),
+            WorkerEvent::Died(death) => {
                 assert_eq!(death.signal, Some(9));
                 let mut old = end.take().expect("it had an end");
                 while old.receive(&mut work).is_ok() {}
@@ -566,7 +566,7 @@ fn kill_under_load(hub: &Hub) {
                     reclaimed += 1;
                 }
             }
-            Turn::Nothing => {}
+            WorkerEvent::Nothing => {}
             other => panic!("{other:?}"),
         }
         let Some(end) = &mut end else { continue };

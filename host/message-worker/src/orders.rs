@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weir_message::{Change, Notice};
-use weir_sandbox::{Admitted, Said};
+use weir_sandbox::{Admitted, TelemetryReport};
 
 /// A site ([`weir_message::SiteConfig`]) for another process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -167,7 +167,7 @@ impl Order {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// By function: what [`weir_message::FunctionCounters::take`] gave, and what it said; a shadow's under its own name.
-    pub functions: BTreeMap<String, (Vec<u64>, Said)>,
+    pub functions: BTreeMap<String, (Vec<u64>, TelemetryReport)>,
     /// Times for which there was no room.
     pub exhausted: u64,
     /// Rooms of the pool: all, free, out.

@@ -88,7 +88,7 @@ impl Control {
 
 struct Begun {
     ordered: Ordered,
-    staged: weir_message::Staged,
+    staged: weir_message::StagedChain,
     orders: Orders,
     remote: Remote,
     kept: Vec<String>,

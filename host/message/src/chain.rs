@@ -20,7 +20,7 @@ use crate::clock;
 use crate::exchange::Exchange;
 use crate::function::Function;
 use crate::orders::Orders;
-use crate::plan::{Site, Staged};
+use crate::plan::{Site, StagedChain};
 
 mod behind;
 mod trials;
@@ -105,13 +105,13 @@ impl Chain {
     /// A chain of what was staged, on this thread. [`Self::drive`] has to be driven along with it.
     #[must_use]
     pub fn new(
-        staged: Staged,
+        staged: StagedChain,
         environment: Rc<dyn Environment>,
         orders: Orders,
         counters: Arc<ChainCounters>,
         notices: Box<dyn Fn(Notice)>,
     ) -> Self {
-        let Staged { site, name, functions } = staged;
+        let StagedChain { site, name, functions } = staged;
         let version = Rc::new(new_version(&site, &name, functions));
         let chain = Self(Rc::new(Inner {
             interests: Cell::new(version.interests()),

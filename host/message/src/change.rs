@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Chain;
 use crate::orders::Remote;
-use crate::plan::{MessageError, Staged, StagedFunction};
+use crate::plan::{MessageError, StagedChain, StagedFunction};
 use crate::shadow::Findings;
 
 /// What is to be done. Versions that it brings in were made ready before ([`Ready`]).
@@ -61,7 +61,7 @@ pub enum Change {
 #[derive(Default)]
 pub struct Ready {
     /// Another chain.
-    pub chain: Option<Staged>,
+    pub chain: Option<StagedChain>,
     /// Another version of a function.
     pub function: Option<StagedFunction>,
 }

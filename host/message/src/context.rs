@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use weir_exchange::{Pieces, Upstreams};
 use weir_layout::Verdict;
 use weir_pool::{Part, Room, Rooms};
-use weir_sandbox::{Copied, Denied, Exchanges, Laid, Refusal, Requests, Span};
+use weir_sandbox::{CopiedAnswer, Exchanges, LaidMessage, Refusal, Rejection, Requests, Span};
 
 use crate::bodies::let_go;
 use crate::head;
@@ -170,9 +170,9 @@ impl Context {
     /// to the pool when `read` has read it.
     fn hand_over<T>(
         &mut self,
-        laid: &Laid,
+        laid: &LaidMessage,
         read: impl FnOnce(&[u8]) -> Result<T, head::Broken>,
-    ) -> Result<(T, Pieces), Denied> {
+    ) -> Result<(T, Pieces), Rejection> {
         let start = self.room_of(laid.head)?;
         if start != laid.head {
             return Err(Refusal::OutOfBounds.into());
@@ -247,14 +247,14 @@ impl Exchanges for Context {
         self.upstream(upstream).map_or(0, |upstream| self.upstreams.active(upstream))
     }
 
-    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Denied> {
+    fn answer(&mut self, exchange: u32, answer: LaidMessage) -> Result<(), Rejection> {
         self.check(exchange)?;
         let (parts, pieces) = self.hand_over(&answer, head::new_response)?;
         self.effects().answer = Some(http::Response::from_parts(parts, pieces));
         Ok(())
     }
 
-    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Denied> {
+    fn answer_copy(&mut self, exchange: u32, answer: CopiedAnswer) -> Result<(), Rejection> {
         self.check(exchange)?;
         // As much of a head as one that lies in a room may be.
         let head: usize = answer.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -268,7 +268,13 @@ impl Exchanges for Context {
         Ok(())
     }
 
-    fn call(&mut self, exchange: u32, to: u32, request: Laid, ms: u32) -> Result<u32, Refusal> {
+    fn call(
+        &mut self,
+        exchange: u32,
+        to: u32,
+        request: LaidMessage,
+        ms: u32,
+    ) -> Result<u32, Refusal> {
         self.check(exchange)?;
         let upstream = self.upstream(to)?;
         if self.asked_enough() {
@@ -314,14 +320,14 @@ impl Exchanges for Context {
 }
 
 /// What the function wrote is no message. Of what is told of it, its log gets a line's length.
-fn unusable(mut why: String) -> Denied {
+fn unusable(mut why: String) -> Rejection {
     const WHY_MAX: usize = 256;
     why.truncate(why.floor_char_boundary(WHY_MAX));
-    Denied { refusal: Refusal::OutOfBounds, why }
+    Rejection { refusal: Refusal::OutOfBounds, why }
 }
 
 /// An answer that was copied; or what is wrong with it.
-fn response_of(answer: Copied) -> Result<http::Response<Pieces>, String> {
+fn response_of(answer: CopiedAnswer) -> Result<http::Response<Pieces>, String> {
     let mut headers = HeaderMap::with_capacity(answer.fields.len());
     for (name, value) in &answer.fields {
         let Ok(known) = HeaderName::from_bytes(name.as_bytes()) else {
@@ -415,7 +421,7 @@ mod tests {
     fn an_answer_by_copy_has_a_head_as_long_as_one_in_a_room() {
         let mut context = context();
         context.begin(7);
-        let answer = |length: usize| Copied {
+        let answer = |length: usize| CopiedAnswer {
             status: 200,
             fields: vec![("x-a".into(), "a".repeat(500)), ("x-b".into(), "b".repeat(length))],
             body: Vec::new(),
@@ -430,7 +436,8 @@ mod tests {
     fn what_is_wrong_with_an_answer_is_told() {
         let answer = |status, name: &str, value: &str| {
             let fields = vec![(name.to_owned(), value.to_owned())];
-            response_of(Copied { status, fields, body: Vec::new() }).map(|it| it.status().as_u16())
+            response_of(CopiedAnswer { status, fields, body: Vec::new() })
+                .map(|it| it.status().as_u16())
         };
         assert_eq!(answer(200, "x-good", "b"), Ok(200));
         assert_eq!(answer(200, "bad name", "b").unwrap_err(), "\"bad name\" is no name of a field");

@@ -44,9 +44,9 @@ pub use change::{Change, Ready};
 pub use context::NOBODY;
 pub use counters::FunctionCounters;
 pub use exchange::{Exchange, ExchangePart};
-pub use orders::{Gone, Orders, Remote, orders};
+pub use orders::{Orders, Remote, ThreadGone, orders};
 pub use plan::{
-    ChainPlan, FunctionPlan, MessageError, Proxy, Site, SiteConfig, Staged, StagedFunction,
+    ChainPlan, FunctionPlan, MessageError, Proxy, Site, SiteConfig, StagedChain, StagedFunction,
 };
 pub use service::{pass_by, streamed};
 pub use shadow::Findings;

@@ -19,7 +19,7 @@ pub struct Orders(UnboundedReceiver<Order>);
 /// The chain's thread has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway's thread that the chain was on has ended")]
-pub struct Gone;
+pub struct ThreadGone;
 
 /// Both ends, for a chain that is made later on another thread.
 #[must_use]
@@ -36,14 +36,14 @@ impl Remote {
     pub fn run<T: Send + 'static>(
         &self,
         order: impl FnOnce(&Chain) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
+    ) -> Result<T, ThreadGone> {
         let (answer, answered) = sync_channel(1);
         let order = move |chain: &Chain| {
             // Who gave the order waits, or its thread has ended.
             let _ = answer.send(order(chain));
         };
-        self.0.send(Box::new(order)).map_err(|_| Gone)?;
-        answered.recv().map_err(|_| Gone)
+        self.0.send(Box::new(order)).map_err(|_| ThreadGone)?;
+        answered.recv().map_err(|_| ThreadGone)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use weir_exchange::Upstreams;
 use weir_pool::{HugePages, Memory, Pool, PoolConfig, PoolError, Rooms};
-use weir_proxy_function::{Linked, ProxyError, ProxyFunction};
+use weir_proxy_function::{LinkedProxy, ProxyError, ProxyFunction};
 use weir_sandbox::{
     Admitted, InstanceError, OnFault, Sandbox, Shared, State, States, Telemetry, World, seed_of,
 };
@@ -14,7 +14,7 @@ use weir_sandbox::{
 use crate::clock::Clock;
 use crate::counters::FunctionCounters;
 use crate::instance::Instance;
-use crate::orders::Gone;
+use crate::orders::ThreadGone;
 use crate::store::Values;
 
 /// What serves the exchanges of a function of the world `wasi:http/proxy`.
@@ -23,7 +23,7 @@ pub enum Proxy {
     /// It runs in this process.
     Here(Arc<ProxyFunction>),
     /// It is to run in another one; here it was only seen that it can.
-    Elsewhere(Arc<Linked>),
+    Elsewhere(Arc<LinkedProxy>),
 }
 
 impl Proxy {
@@ -38,7 +38,7 @@ impl Proxy {
 
     /// It as it was linked.
     #[must_use]
-    pub fn linked(&self) -> &Linked {
+    pub fn linked(&self) -> &LinkedProxy {
         match self {
             Self::Here(function) => function.linked(),
             Self::Elsewhere(linked) => linked,
@@ -140,7 +140,7 @@ pub enum MessageError {
     Trial(String),
     /// The chain's thread has ended.
     #[error(transparent)]
-    Gone(#[from] Gone),
+    Gone(#[from] ThreadGone),
 }
 
 /// Where a chain lives: on one thread of a gateway. Stays the same while versions come and go.
@@ -185,7 +185,7 @@ pub struct StagedFunction {
 }
 
 /// A chain that is instantiated and configured, to be given to the thread that it is for.
-pub struct Staged {
+pub struct StagedChain {
     pub(crate) site: Site,
     pub(crate) name: String,
     pub(crate) functions: Vec<StagedFunction>,
@@ -211,7 +211,7 @@ impl StagedFunction {
     }
 }
 
-impl Staged {
+impl StagedChain {
     /// Its functions, in order.
     #[must_use]
     pub fn functions(&self) -> &[StagedFunction] {
@@ -262,14 +262,14 @@ impl Site {
     ///
     /// # Errors
     /// When something does not compile, or a function does not take its configuration.
-    pub fn stage(&self, plan: ChainPlan, before: &States) -> Result<Staged, MessageError> {
+    pub fn stage(&self, plan: ChainPlan, before: &States) -> Result<StagedChain, MessageError> {
         let names: Vec<String> = plan.functions.iter().map(|f| f.name.clone()).collect();
         let mut functions = Vec::with_capacity(names.len());
         for (place, function) in plan.functions.into_iter().enumerate() {
             let state = function.state_of(before);
             functions.push(self.stage_function(&plan.name, &names, place, function, state)?);
         }
-        Ok(Staged { site: self.clone(), name: plan.name, functions })
+        Ok(StagedChain { site: self.clone(), name: plan.name, functions })
     }
 
     /// The same for one function, at this place among those of these names.

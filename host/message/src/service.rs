@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use weir_exchange::{Broken, CallFault, Denied, Onward, Origin, Pieces, Service, Stream};
 use weir_layout::message::Action;
-use weir_proxy_function::{Ended, How, ProxyFunction, Unserved};
+use weir_proxy_function::{GuestEnd, How, ProxyFunction, Unserved};
 
 use crate::chain::{Chain, Inner};
 use crate::exchange::{denied, out_of_order, plain};
@@ -116,7 +116,7 @@ impl Station {
 }
 
 /// Counts a guest's end, and what was its fault.
-fn settle(chain: &Weak<Inner>, function: &Rc<Function>, place: usize, ended: &Ended) {
+fn settle(chain: &Weak<Inner>, function: &Rc<Function>, place: usize, ended: &GuestEnd) {
     let counters = &function.plan.counters;
     let instances =
         if ended.reused { &counters.instances_reused } else { &counters.instances_made };

@@ -16,7 +16,7 @@ use weir_port::{Port, PortError};
 use weir_sandbox::{Fault, Record, Sandbox, States};
 
 use self::outage::Outage;
-pub use self::outage::{Disposer, Made, Missing, Restorer};
+pub use self::outage::{Disposer, Missing, Replacement, Restorer};
 pub use self::status::{EventSink, LaneEvent, LaneStatus};
 pub use self::swap::{Probation, Published, Retired};
 use crate::context::{Clock, Context, Disown, Ledger, Pause};

@@ -37,8 +37,8 @@ pub use context::Clock;
 pub use counters::{Counters, DROP_REASONS, DropReason, FunctionCounts, Sample, Shared};
 pub use ground::Ground;
 pub use lane::{
-    Disposer, EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Made, Missing, Probation,
-    Published, Restorer, Retired, Turn,
+    Disposer, EventSink, Lane, LaneConfig, LaneEvent, LaneStatus, Missing, Probation, Published,
+    Replacement, Restorer, Retired, Turn,
 };
 pub use observer::{Observer, Watch};
 pub use plan::{ChainPlan, FunctionPlan, LaneSite, PlaneError, Staged, Standing};

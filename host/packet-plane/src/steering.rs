@@ -102,7 +102,7 @@ pub(crate) struct Steering {
     /// Of the burst: by packet.
     keys: Vec<Key>,
     hashes: Vec<u64>,
-    ways: Vec<weir_steering::Way>,
+    ways: Vec<weir_steering::FlowRoute>,
     /// Packets of the burst that go one way together.
     places: Vec<u32>,
     /// Room for a burst.
@@ -218,7 +218,7 @@ impl Steering {
 
     /// Where the kernel's packet goes if nothing came before it: as what it could be the answer to, in reverse.
     #[cold]
-    fn way_of_question(&self, answer: &Key) -> weir_steering::Way {
+    fn way_of_question(&self, answer: &Key) -> weir_steering::FlowRoute {
         let goes_up = |lane: &u16| self.lanes.get(usize::from(*lane)).is_some_and(|lane| lane.1);
         let target = match self.rules.table.classify(&answer.reversed(FROM as u16)) {
             Some((_, Target::Kernel)) => ANSWER,
@@ -232,7 +232,7 @@ impl Steering {
                 self.rest.filter(goes_up).or_else(first).unwrap_or(ANSWER)
             }
         };
-        weir_steering::Way { target, skip: 0 }
+        weir_steering::FlowRoute { target, skip: 0 }
     }
 
     /// Packets of these flows went up to the kernel: from this lane, which sees the answers too, or without any.
@@ -243,7 +243,7 @@ impl Steering {
             if let Some(answers) = &mut self.answers {
                 let key = plain(key);
                 let hash = answers.hash(&key);
-                answers.insert(&key, hash, weir_steering::Way { target, skip: 0 });
+                answers.insert(&key, hash, weir_steering::FlowRoute { target, skip: 0 });
             }
         }
     }
@@ -255,7 +255,7 @@ impl Steering {
 
     /// The way of a packet that nothing is known about.
     #[cold]
-    fn ask(&mut self, place: usize, context: &Context) -> weir_steering::Way {
+    fn ask(&mut self, place: usize, context: &Context) -> weir_steering::FlowRoute {
         if self.keys[place].is_icmp() && (self.has_moves || !self.rules.is_empty()) {
             if let Some(way) = self.ask_for_quoted(place, context) {
                 return way;
@@ -277,7 +277,7 @@ impl Steering {
 
     /// The way of an ICMP error: that of the flow that it quotes, if this was moved, or if no rule means the error itself and one means
     /// that flow. Not remembered, because the packet's key says nothing of it.
-    fn ask_for_quoted(&self, place: usize, context: &Context) -> Option<weir_steering::Way> {
+    fn ask_for_quoted(&self, place: usize, context: &Context) -> Option<weir_steering::FlowRoute> {
         let packet = &context.burst[place];
         let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
         let flow = quoted(frame, packet.metadata.port)?;
@@ -291,11 +291,11 @@ impl Steering {
         }
         let (_, target) =
             self.rules.table.classify(&Key { dscp: key.dscp, macs: key.macs, ..flow })?;
-        Some(weir_steering::Way { target: self.code_of(target), skip: 0 })
+        Some(weir_steering::FlowRoute { target: self.code_of(target), skip: 0 })
     }
 
     /// Where a function has moved a flow.
-    fn moved(&self, flow: &Key, hash: u64) -> Option<weir_steering::Way> {
+    fn moved(&self, flow: &Key, hash: u64) -> Option<weir_steering::FlowRoute> {
         if self.has_moves { self.moves.get(flow, hash) } else { None }
     }
 
@@ -311,7 +311,7 @@ impl Steering {
     }
 
     /// The way of a flow by the rules.
-    fn ask_rules(&mut self, place: usize) -> weir_steering::Way {
+    fn ask_rules(&mut self, place: usize) -> weir_steering::FlowRoute {
         let target = match self.rules.table.classify(&self.key(place as u32)) {
             Some((rule, target)) => {
                 if let Some(hits) = self.rules.hits.get(rule as usize) {
@@ -321,7 +321,7 @@ impl Steering {
             }
             None => self.rest.unwrap_or(UNCLAIMED),
         };
-        let way = weir_steering::Way { target, skip: 0 };
+        let way = weir_steering::FlowRoute { target, skip: 0 };
         self.cache.insert(&self.keys[place], self.hashes[place], way);
         way
     }
@@ -351,7 +351,7 @@ impl Steering {
         &self.places
     }
 
-    fn decode(&self, way: weir_steering::Way) -> Way {
+    fn decode(&self, way: weir_steering::FlowRoute) -> Way {
         let destination = match way.target {
             KERNEL => Destination::Kernel,
             STEERED_AWAY => Destination::Dropped(DropReason::Steering),
@@ -378,7 +378,7 @@ impl Steering {
             let Decision::Pass(passed) = *decision else { continue };
             let passed = passed & may;
             self.change(*flow, lane, |way| {
-                Some(weir_steering::Way { skip: way.skip | passed, ..way })
+                Some(weir_steering::FlowRoute { skip: way.skip | passed, ..way })
             });
         }
         for Conclusion { flow, decision } in conclusions {
@@ -390,7 +390,7 @@ impl Steering {
             let Some(number) = self.number(Final { lane, verdict }) else { continue };
             self.change(*flow, lane, |way| {
                 let alone = way.skip & before == before;
-                alone.then_some(weir_steering::Way { target: FINALS + number, skip: 0 })
+                alone.then_some(weir_steering::FlowRoute { target: FINALS + number, skip: 0 })
             });
         }
     }
@@ -400,7 +400,7 @@ impl Steering {
         &mut self,
         flow: u32,
         lane: usize,
-        change: impl FnOnce(weir_steering::Way) -> Option<weir_steering::Way>,
+        change: impl FnOnce(weir_steering::FlowRoute) -> Option<weir_steering::FlowRoute>,
     ) {
         let (key, hash) = (self.keys[flow as usize], self.hashes[flow as usize]);
         let Some(way) = self.cache.get(&key, hash) else { return };
@@ -445,7 +445,7 @@ impl Steering {
         for key in [key, key.reversed(other_port(key.port))] {
             let hash = moves.hash(&key);
             self.cache.forget(&key, hash);
-            moves.insert(&key, hash, weir_steering::Way { target, skip: 0 });
+            moves.insert(&key, hash, weir_steering::FlowRoute { target, skip: 0 });
         }
     }
 }

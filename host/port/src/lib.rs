@@ -30,7 +30,7 @@ pub use clock::{BurstClock, monotonic};
 pub use details::{Details, Inspect};
 pub use error::PortError;
 pub use statistics::{PortCounts, PortStatistics};
-pub use steer::{Place, Steer, Taken};
+pub use steer::{OffloadedRules, Place, Steer};
 #[doc(no_inline)]
 pub use weir_layout::Metadata;
 #[doc(no_inline)]

@@ -15,7 +15,7 @@ pub trait Steer: Send + Sync {
     ///
     /// # Errors
     /// When the device refuses them; then none is in force here.
-    fn replace(&self, rules: &[Rule], port: u16) -> Result<Taken, PortError>;
+    fn replace(&self, rules: &[Rule], port: u16) -> Result<OffloadedRules, PortError>;
 
     /// What decides: `xdp`, `rte_flow`.
     fn kind(&self) -> &'static str;
@@ -51,7 +51,7 @@ pub enum Place {
 
 /// How many rules are decided before the port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct OffloadedRules {
     /// Those in front of the first that is not; what they do not decide comes to the port.
     pub rules: usize,
     /// All that concern the port.

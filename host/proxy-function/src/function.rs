@@ -73,7 +73,7 @@ pub enum ProxyError {
 }
 
 /// A function that could run, if it had threads to run on.
-pub struct Linked {
+pub struct LinkedProxy {
     pub(crate) config: ProxyConfig,
     pub(crate) environment: Vec<(String, String)>,
     /// In each engine in which there can be instances of it: in the first one if there is room, else in the next.
@@ -81,7 +81,7 @@ pub struct Linked {
     compiled_in: Duration,
 }
 
-impl Linked {
+impl LinkedProxy {
     /// Links a component, given for each engine in which it may run, the best one first. `compiled_in`: time spent compiling it; 0 if its
     /// code came from a cache.
     ///
@@ -123,7 +123,7 @@ impl Linked {
 
 /// See the module.
 pub struct ProxyFunction {
-    pub(crate) linked: Arc<Linked>,
+    pub(crate) linked: Arc<LinkedProxy>,
     /// Those of its engines, by place.
     pub(crate) tickers: Vec<Ticker>,
     pub(crate) runners: Arc<Runners>,
@@ -139,7 +139,7 @@ impl ProxyFunction {
     /// # Errors
     /// When it faults in its start code.
     pub fn new(
-        linked: Linked,
+        linked: LinkedProxy,
         sandbox: &Sandbox,
         runners: Arc<Runners>,
     ) -> Result<Arc<Self>, ProxyError> {
@@ -163,7 +163,7 @@ impl ProxyFunction {
 
     /// It as it was linked.
     #[must_use]
-    pub fn linked(&self) -> &Linked {
+    pub fn linked(&self) -> &LinkedProxy {
         &self.linked
     }
 

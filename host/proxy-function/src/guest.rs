@@ -20,7 +20,7 @@ use weir_exchange::{CallFault, Stream};
 use weir_sandbox::{INSTANCES_MAX, Level, MEMORIES_MAX, Memories, MemoryLedger, TABLES_MAX};
 
 use crate::body::{Open, Progress, Read, Written, error_of_call, length};
-use crate::function::{Linked, ProxyFunction};
+use crate::function::{LinkedProxy, ProxyFunction};
 use crate::output::Output;
 
 /// The authority that means: the rest of the chain, whatever the client asked for.
@@ -183,7 +183,7 @@ impl ResourceLimiter for Memory {
 
 /// Where a guest's requests go.
 struct Hooks {
-    linked: Arc<Linked>,
+    linked: Arc<LinkedProxy>,
     runners: Handle,
     /// None before the first one, and between two.
     exchange: Option<Exchange>,

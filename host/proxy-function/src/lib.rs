@@ -27,6 +27,6 @@ mod run;
 mod runners;
 mod serve;
 
-pub use function::{Linked, ProxyConfig, ProxyError, ProxyFunction};
+pub use function::{LinkedProxy, ProxyConfig, ProxyError, ProxyFunction};
 pub use runners::Runners;
-pub use serve::{Ended, How, Serving, Unserved};
+pub use serve::{GuestEnd, How, Serving, Unserved};

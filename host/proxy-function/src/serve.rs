@@ -40,7 +40,7 @@ pub enum How {
 
 /// A guest's end.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct GuestEnd {
     /// How; none if it was cut off because nobody had an interest in it any more.
     pub how: Option<How>,
     /// CPU time that it used.
@@ -70,7 +70,7 @@ pub struct Serving {
     /// Its response. Whoever drops it, or later the response's body before its end, has the guest cut off.
     pub head: LocalBoxFuture<'static, Result<Response<Stream>, Unserved>>,
     /// Its guest's end; none if there was no guest.
-    pub ended: LocalBoxFuture<'static, Option<Ended>>,
+    pub ended: LocalBoxFuture<'static, Option<GuestEnd>>,
 }
 
 impl ProxyFunction {
@@ -91,7 +91,7 @@ impl ProxyFunction {
             let _ = over.await;
             let called = shared.progress.calls.load(Relaxed) > 0;
             let (how, cpu, reused) = (shared.end(), shared.meter.total(), shared.reused);
-            Some(Ended { how, cpu, called, reused })
+            Some(GuestEnd { how, cpu, called, reused })
         };
         let (function, local, tls) = (Arc::clone(self), origin.local, origin.tls);
         let head = async move {

@@ -14,7 +14,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use weir_exchange::{CallFault, CallResult, Environment, Onward, Origin, Pieces, Stream};
-use weir_proxy_function::{Ended, How, Linked, ProxyConfig, ProxyFunction, Runners};
+use weir_proxy_function::{GuestEnd, How, LinkedProxy, ProxyConfig, ProxyFunction, Runners};
 use weir_sandbox::{FaultKind, Sandbox, SandboxConfig, Telemetry};
 use weir_tests::built::built_file;
 
@@ -72,12 +72,12 @@ fn function(places: bool, telemetry: &Arc<Telemetry>) -> Arc<ProxyFunction> {
         upstreams: Vec::new(),
         telemetry: Arc::clone(telemetry),
     };
-    let linked = Linked::new(config, &components, Duration::ZERO).unwrap();
+    let linked = LinkedProxy::new(config, &components, Duration::ZERO).unwrap();
     ProxyFunction::new(linked, &sandbox, Arc::new(Runners::start(1).unwrap())).unwrap()
 }
 
 /// Asks for a path: the status, if there is a response, and how the guest ended.
-async fn ask(function: &Arc<ProxyFunction>, path: &'static str) -> (Option<u16>, Option<Ended>) {
+async fn ask(function: &Arc<ProxyFunction>, path: &'static str) -> (Option<u16>, Option<GuestEnd>) {
     let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
     let (client, local) = (address, address);
     let origin = Origin { client, local, tls: false, server_name: None, upgrade: false };
@@ -114,7 +114,7 @@ fn when_memories_that_are_used_again_are_taken_there_are_others() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(ask(&function, "/answer").await.0, Some(200));
         // There, too, deadlines and memory have limits.
-        let fault = |ended: Option<Ended>| match ended.unwrap().how {
+        let fault = |ended: Option<GuestEnd>| match ended.unwrap().how {
             Some(How::Fault(fault)) => fault.kind,
             other => panic!("{other:?}"),
         };

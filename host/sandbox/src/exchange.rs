@@ -29,7 +29,7 @@ pub struct Span {
 
 /// A head and body that are handed over as they lie in the window.
 #[derive(Clone, Debug)]
-pub struct Laid {
+pub struct LaidMessage {
     /// Where the head is.
     pub head: u32,
     /// The body's pieces.
@@ -38,7 +38,7 @@ pub struct Laid {
 
 /// An answer that is copied.
 #[derive(Clone, Debug)]
-pub struct Copied {
+pub struct CopiedAnswer {
     /// Its status.
     pub status: u16,
     /// Names and values.
@@ -49,14 +49,14 @@ pub struct Copied {
 
 /// Why a head and body that a function made are not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
+pub struct Rejection {
     /// For the function.
     pub refusal: Refusal,
     /// For people: what is wrong with them.
     pub why: String,
 }
 
-impl From<Refusal> for Denied {
+impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         let why = match refusal {
             Refusal::NotOwned => {
@@ -81,11 +81,17 @@ pub trait Exchanges: Requests {
     /// What the upstream has to do now.
     fn active(&mut self, upstream: u32) -> u32;
     /// The function's answer, in its rooms.
-    fn answer(&mut self, exchange: u32, answer: Laid) -> Result<(), Denied>;
+    fn answer(&mut self, exchange: u32, answer: LaidMessage) -> Result<(), Rejection>;
     /// The function's answer, by copy.
-    fn answer_copy(&mut self, exchange: u32, answer: Copied) -> Result<(), Denied>;
+    fn answer_copy(&mut self, exchange: u32, answer: CopiedAnswer) -> Result<(), Rejection>;
     /// A request of the function's own: its token.
-    fn call(&mut self, exchange: u32, to: u32, request: Laid, ms: u32) -> Result<u32, Refusal>;
+    fn call(
+        &mut self,
+        exchange: u32,
+        to: u32,
+        request: LaidMessage,
+        ms: u32,
+    ) -> Result<u32, Refusal>;
     /// Reads from the store: a token.
     fn store_get(&mut self, exchange: u32, key: &[u8]) -> Result<u32, Refusal>;
     /// Writes to the store.
@@ -134,7 +140,8 @@ pub fn link_exchange<S: Exchanges>(linker: &mut Linker<Guest<S>>) -> wasmtime::R
             }
             let told = match strings(&mut cx, &fields)? {
                 Ok(fields) => {
-                    let answer = Copied { status, fields, body: body.as_le_slice(&cx).to_vec() };
+                    let answer =
+                        CopiedAnswer { status, fields, body: body.as_le_slice(&cx).to_vec() };
                     asked(&mut cx, |s| s.answer_copy(exchange, answer))
                 }
                 Err(denied) => Err(denied),
@@ -189,17 +196,17 @@ fn asked<S: Exchanges, T, E: From<Refusal>>(
 }
 
 /// An answer is not taken: the client sees that as a reset, so the function's log says why.
-fn deny<S: Exchanges>(cx: &mut StoreContextMut<'_, Guest<S>>, denied: Denied) -> Refusal {
+fn deny<S: Exchanges>(cx: &mut StoreContextMut<'_, Guest<S>>, denied: Rejection) -> Refusal {
     let text = format!("an answer of it is refused: {}", denied.why);
     cx.data_mut().log(0, Level::Warn, &text);
     denied.refusal
 }
 
-fn too_long(pieces: usize, bytes: usize) -> Denied {
+fn too_long(pieces: usize, bytes: usize) -> Rejection {
     let why = format!(
         "it has {pieces} fields or pieces and {bytes} bytes by copy; allowed are {PIECES_MAX} and {COPY_MAX}"
     );
-    Denied { refusal: Refusal::OutOfBounds, why }
+    Rejection { refusal: Refusal::OutOfBounds, why }
 }
 
 /// A head and body as the function told them; none if they are too many pieces.
@@ -207,12 +214,12 @@ fn laid<S: Exchanges>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     head: u32,
     body: &WasmList<Span>,
-) -> wasmtime::Result<Option<Laid>> {
+) -> wasmtime::Result<Option<LaidMessage>> {
     if body.len() > PIECES_MAX {
         return Ok(None);
     }
     let body = body.iter(cx)?.collect::<wasmtime::Result<_>>()?;
-    Ok(Some(Laid { head, body }))
+    Ok(Some(LaidMessage { head, body }))
 }
 
 /// Names and values of a head's fields, unless they are too many bytes. They may all lie in the same memory of the guest, which its limit
@@ -220,7 +227,7 @@ fn laid<S: Exchanges>(
 fn strings<S: Exchanges>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     fields: &WasmList<(WasmStr, WasmStr)>,
-) -> wasmtime::Result<Result<Vec<(String, String)>, Denied>> {
+) -> wasmtime::Result<Result<Vec<(String, String)>, Rejection>> {
     let fields = fields.iter(&mut *cx)?.collect::<wasmtime::Result<Vec<_>>>()?;
     let (mut copies, mut bytes) = (Vec::with_capacity(fields.len()), 0);
     for (name, value) in &fields {

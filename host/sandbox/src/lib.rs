@@ -56,7 +56,7 @@ pub use code_cache::CodeCache;
 pub use compile::{CompileError, Compiled, Sandbox, SandboxConfig, giving};
 pub use compiler::Compiler;
 pub use deadline::{charged, thread_time};
-pub use exchange::{Copied, Denied, Exchanges, KEY_MAX, Laid, Span, link_exchange};
+pub use exchange::{CopiedAnswer, Exchanges, KEY_MAX, LaidMessage, Rejection, Span, link_exchange};
 pub use fault::{Fault, FaultKind, Overdue, size, start_failure};
 pub use guest::{
     ARGUMENTS_MAX, Guest, GuestFunction, INSTANCES_MAX, Limits, MEMORIES_MAX, Running,
@@ -71,6 +71,6 @@ pub use policy::{FOLLOWING, Health, OnFault, PROBATION, Record, Treatment};
 pub use runner::{Services, link_runner};
 pub use said::one_line;
 pub use state::{State, States, seed_of};
-pub use telemetry::{Level, LogLine, Said, Telemetry};
+pub use telemetry::{Level, LogLine, Telemetry, TelemetryReport};
 pub use ticker::{Ticker, Ticking};
 pub use trace::{explain, explain_soon, read_lines, read_lines_in_children, told};

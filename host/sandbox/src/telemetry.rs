@@ -49,7 +49,7 @@ pub struct LogLine {
 
 /// What a function said about itself in another process since it was last asked.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Said {
+pub struct TelemetryReport {
     /// Lines, oldest first.
     pub lines: Vec<LogLine>,
     /// Lines lost to flooding.
@@ -185,9 +185,9 @@ impl Telemetry {
 
     /// Everything that was said since the last time, which is not kept here any more.
     #[must_use]
-    pub fn take(&self) -> Said {
+    pub fn take(&self) -> TelemetryReport {
         let mut inner = self.inner();
-        Said {
+        TelemetryReport {
             lines: inner.lines.drain(..).collect(),
             lost: std::mem::take(&mut inner.lost),
             counters: inner
@@ -200,7 +200,7 @@ impl Telemetry {
     }
 
     /// Takes in what a function said in another process, which may be anything: bounds hold as if it had been said here.
-    pub fn absorb(&self, said: Said) {
+    pub fn absorb(&self, said: TelemetryReport) {
         for (name, delta) in said.counters {
             // A name that is not allowed here was not allowed there.
             let _ = self.count(&name, delta);

@@ -25,7 +25,7 @@ pub enum LentError {
 
 /// An address that a virtual function has, until [`return_mac`].
 #[derive(Debug)]
-pub struct Lent {
+pub struct LentAddress {
     /// The change's number in the journal; none: it has it anyway.
     number: Option<usize>,
 }
@@ -40,7 +40,7 @@ pub fn lend_mac(
     name: &VfName,
     mac: MacAddress,
     journal: &mut Journal,
-) -> Result<Lent, LentError> {
+) -> Result<LentAddress, LentError> {
     let pf = find(kernel, &name.pf)?;
     let conflict = |text: String| LentError::from(SriovError::Conflict(text));
     if !mac.is_of_one() {
@@ -54,7 +54,7 @@ pub fn lend_mac(
     }
     let has = |index: u16| pf.vf(index).ok().and_then(|vf| vf.settings.as_ref()?.mac);
     if has(name.index) == Some(mac) {
-        return Ok(Lent { number: None });
+        return Ok(LentAddress { number: None });
     }
     if let Some(other) = pf.vfs.iter().find(|vf| has(vf.index) == Some(mac)) {
         return Err(conflict(format!(
@@ -84,7 +84,7 @@ pub fn lend_mac(
         journal.settle(number)?;
         return Err(error.into());
     }
-    Ok(Lent { number: Some(number) })
+    Ok(LentAddress { number: Some(number) })
 }
 
 /// Takes an address away again; one that somebody else has set meanwhile stays.
@@ -93,7 +93,7 @@ pub fn lend_mac(
 /// When it cannot be: undoing everything ([`crate::undo()`]) tries again.
 pub fn return_mac(
     kernel: &dyn Kernel,
-    lent: &Lent,
+    lent: &LentAddress,
     journal: &mut Journal,
 ) -> Result<(), LentError> {
     let Some(number) = lent.number else { return Ok(()) };

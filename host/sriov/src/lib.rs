@@ -36,12 +36,12 @@ pub use error::SriovError;
 pub use functions::{PhysicalFunction, VfSettings, VirtualFunction, find, list, lost};
 pub use journal::{Journal, JournalError};
 pub use kernel::{Kernel, Link, Live};
-pub use lent::{Lent, LentError, lend_mac, return_mac};
+pub use lent::{LentAddress, LentError, lend_mac, return_mac};
 pub use operations::{BindTo, Bound, NewSettings, bind, create, remove, set};
 pub use plan::{
-    Done, Found, InterfaceWish, NicWish, Planned, Purpose, Unfulfilled, VfName, VfWish, Wish,
+    Done, Found, InterfaceWish, NicWish, Planned, Purpose, UnfulfilledWish, VfName, VfWish, Wish,
     apply, plan,
 };
 pub use setting::{Change, Interface, LinkState, Setting, VfValue};
-pub use undo::{Outcome, Undone, Unwritten, undo};
+pub use undo::{Outcome, UndoneChange, Unwritten, undo};
 pub use watch::watch;

@@ -74,7 +74,7 @@ pub struct Wish {
 /// What cannot be had, and of which wish.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub struct Unfulfilled {
+pub struct UnfulfilledWish {
     /// Number of the device's wish; none: it is an interface's.
     pub nic: Option<usize>,
     /// The virtual function, if it is about one.
@@ -115,7 +115,7 @@ pub struct Done {
 ///
 /// # Errors
 /// The first thing that cannot be had, as far as that can be told without trying.
-pub fn plan(kernel: &dyn Kernel, wish: &Wish) -> Result<Planned, Unfulfilled> {
+pub fn plan(kernel: &dyn Kernel, wish: &Wish) -> Result<Planned, UnfulfilledWish> {
     let mut maker = Maker { kernel, journal: None, done: Done::default() };
     maker.all(wish)?;
     Ok(maker.done.steps)
@@ -125,7 +125,11 @@ pub fn plan(kernel: &dyn Kernel, wish: &Wish) -> Result<Planned, Unfulfilled> {
 ///
 /// # Errors
 /// The first thing that cannot be had. What was done until then is in the journal.
-pub fn apply(kernel: &dyn Kernel, wish: &Wish, journal: &mut Journal) -> Result<Done, Unfulfilled> {
+pub fn apply(
+    kernel: &dyn Kernel,
+    wish: &Wish,
+    journal: &mut Journal,
+) -> Result<Done, UnfulfilledWish> {
     let mut maker = Maker { kernel, journal: Some(journal), done: Done::default() };
     maker.all(wish)?;
     Ok(maker.done)
@@ -139,10 +143,11 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn all(&mut self, wish: &Wish) -> Result<(), Unfulfilled> {
+    fn all(&mut self, wish: &Wish) -> Result<(), UnfulfilledWish> {
         let mut seen: Vec<(PciAddress, &str)> = Vec::new();
         for (place, nic) in wish.nics.iter().enumerate() {
-            let failed = |vf, error| Unfulfilled { nic: Some(place), vf, interface: None, error };
+            let failed =
+                |vf, error| UnfulfilledWish { nic: Some(place), vf, interface: None, error };
             let pf = find(self.kernel, &nic.pf).map_err(|e| failed(None, e))?;
             if let Some((_, other)) = seen.iter().find(|(address, _)| *address == pf.address) {
                 let text =
@@ -153,7 +158,7 @@ impl Maker<'_> {
             self.nic(&pf, nic).map_err(|(vf, error)| failed(vf, error))?;
         }
         for (place, interface) in wish.interfaces.iter().enumerate() {
-            self.interface(interface).map_err(|error| Unfulfilled {
+            self.interface(interface).map_err(|error| UnfulfilledWish {
                 nic: None,
                 vf: None,
                 interface: Some(place),

@@ -27,14 +27,14 @@ pub enum Outcome {
 
 /// A change and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undone {
+pub struct UndoneChange {
     /// The change.
     pub change: Change,
     /// What became of it.
     pub outcome: Outcome,
 }
 
-impl Undone {
+impl UndoneChange {
     /// For people; none if there is nothing to tell.
     #[must_use]
     pub fn text(&self) -> Option<String> {
@@ -58,7 +58,7 @@ impl Undone {
 #[error("{error}")]
 pub struct Unwritten {
     /// What became of the changes nevertheless.
-    pub undone: Vec<Undone>,
+    pub undone: Vec<UndoneChange>,
     /// Why.
     #[source]
     pub error: JournalError,
@@ -68,7 +68,7 @@ pub struct Unwritten {
 ///
 /// # Errors
 /// When the journal could not be written.
-pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, Unwritten> {
+pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<UndoneChange>, Unwritten> {
     let changes: Vec<(usize, Change)> = journal.changes().map(|(n, c)| (n, c.clone())).collect();
     let mut all = Vec::with_capacity(changes.len());
     // It writes what it could not the last time, too.
@@ -78,7 +78,7 @@ pub fn undo(kernel: &dyn Kernel, journal: &mut Journal) -> Result<Vec<Undone>, U
         if !matches!(outcome, Outcome::Failed { .. }) {
             written = journal.settle(number);
         }
-        all.push(Undone { change, outcome });
+        all.push(UndoneChange { change, outcome });
     }
     match written {
         Ok(()) => Ok(all),

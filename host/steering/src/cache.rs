@@ -29,7 +29,7 @@ const WAYS: usize = 4;
 
 /// Where a flow's packets go, in the words of whoever has the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct FlowRoute {
     /// Where to.
     pub target: u16,
     /// Functions, as bits, that do not see them.
@@ -52,7 +52,7 @@ const _: () = assert!(size_of::<Entry>() == 64);
 /// See the module.
 pub struct FlowCache {
     entries: Vec<Entry>,
-    /// [`Way::skip`] of entries that have one, by place: most have none, and then it is not read.
+    /// [`FlowRoute::skip`] of entries that have one, by place: most have none, and then it is not read.
     skips: Vec<u64>,
     seed: u64,
     epoch: u32,
@@ -111,15 +111,15 @@ impl FlowCache {
     /// What is known about a flow.
     #[must_use]
     #[inline]
-    pub fn get(&self, key: &Key, hash: u64) -> Option<Way> {
+    pub fn get(&self, key: &Key, hash: u64) -> Option<FlowRoute> {
         let place = self.place(key, hash)?;
         let entry = &self.entries[place];
         let skip = if entry.skips == 0 { 0 } else { self.skips[place] };
-        Some(Way { target: entry.target, skip })
+        Some(FlowRoute { target: entry.target, skip })
     }
 
     /// Remembers a flow, in place of what was known about it.
-    pub fn insert(&mut self, key: &Key, hash: u64, way: Way) {
+    pub fn insert(&mut self, key: &Key, hash: u64, way: FlowRoute) {
         let place = self.place(key, hash).unwrap_or_else(|| self.free(hash));
         self.skips[place] = way.skip;
         self.entries[place] = Entry {
@@ -208,8 +208,8 @@ mod tests {
         key
     }
 
-    fn way(n: u32) -> Way {
-        Way { target: n as u16, skip: u64::from(n % 3) }
+    fn way(n: u32) -> FlowRoute {
+        FlowRoute { target: n as u16, skip: u64::from(n % 3) }
     }
 
     fn remember(cache: &mut FlowCache, n: u32) {
@@ -217,7 +217,7 @@ mod tests {
         cache.insert(&key(n), hash, way(n));
     }
 
-    fn look(cache: &FlowCache, n: u32) -> Option<Way> {
+    fn look(cache: &FlowCache, n: u32) -> Option<FlowRoute> {
         cache.get(&key(n), cache.hash(&key(n)))
     }
 
@@ -232,8 +232,8 @@ mod tests {
         let kept = (0..10_000).filter(|n| look(&cache, *n) == Some(way(*n))).count();
         assert!(kept > 9_990, "{kept} of 10,000 flows in 65,536 places");
         let hash = cache.hash(&key(3));
-        cache.insert(&key(3), hash, Way { target: 9, skip: 0 });
-        assert_eq!(look(&cache, 3), Some(Way { target: 9, skip: 0 }));
+        cache.insert(&key(3), hash, FlowRoute { target: 9, skip: 0 });
+        assert_eq!(look(&cache, 3), Some(FlowRoute { target: 9, skip: 0 }));
         cache.clear();
         assert!(cache.is_empty());
         assert_eq!(look(&cache, 3), None);
@@ -305,7 +305,7 @@ mod tests {
         #[test]
         fn answers_are_true(steps in prop::collection::vec((0_u32..200, 0_u32..4), 0..400)) {
             let mut cache = FlowCache::new(64, 1);
-            let mut model: HashMap<u32, Way> = HashMap::new();
+            let mut model: HashMap<u32, FlowRoute> = HashMap::new();
             for (n, what) in steps {
                 match what {
                     0 => { cache.clear(); model.clear(); }

@@ -13,7 +13,7 @@ const LOOKS: usize = 50_000_000;
 
 /// A rule that decides nothing, and the first that means all of its packets; places from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Covered {
+pub struct CoveredRule {
     /// The later one.
     pub rule: usize,
     /// The earlier one.
@@ -31,7 +31,7 @@ struct Cell {
 
 /// Finds the rules that decide nothing because a single earlier one means all of their packets.
 #[must_use]
-pub fn covered(rules: &[Rule]) -> Vec<Covered> {
+pub fn covered(rules: &[Rule]) -> Vec<CoveredRule> {
     let hasher = Fold::random();
     let mut tuples: Vec<(Bits, HashMap<Bits, Cell, Fold>)> = Vec::new();
     let mut places = HashMap::with_hasher(hasher);
@@ -43,7 +43,7 @@ pub fn covered(rules: &[Rule]) -> Vec<Covered> {
         if let Some(Some(first)) = by.next()
             && by.all(|other| other == Some(first))
         {
-            found.push(Covered { rule, by: first });
+            found.push(CoveredRule { rule, by: first });
         }
         if looks == 0 {
             break;

@@ -24,11 +24,11 @@ mod rule;
 mod table;
 
 pub use affinity::{affinity, affinity_hash, quoted};
-pub use cache::{FlowCache, Way};
-pub use covered::{Covered, covered};
+pub use cache::{FlowCache, FlowRoute};
+pub use covered::{CoveredRule, covered};
 pub use hash::flow_hash;
 pub use key::{Key, UNTAGGED, octets};
-pub use pattern::Masked;
+pub use pattern::MaskedKey;
 pub use placement::{Fit, PARTS_MAX, Why, fits};
 pub use rule::{Ports, Prefix, Rule, Target};
 pub use table::Table;

@@ -7,7 +7,7 @@ use crate::rule::{Ports, Prefix, Rule};
 /// A rule, or a part of one, as bits alone: it means the keys that are `bits` under the mask. Ranges of ports are split into
 /// prefixes, at most 30 each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Masked {
+pub struct MaskedKey {
     /// Which bits count.
     pub mask: Key,
     /// What they have to be; the others are 0.
@@ -17,11 +17,11 @@ pub struct Masked {
 impl Rule {
     /// The rule as bits alone, for those who compare nothing else. Together its parts mean what the rule means.
     #[must_use]
-    pub fn masked(&self) -> Vec<Masked> {
+    pub fn masked(&self) -> Vec<MaskedKey> {
         let mut parts = Vec::new();
         for Pattern { mask, bits, ports } in patterns(self) {
             let Some((sources, destinations)) = ports else {
-                parts.push(Masked { mask, bits });
+                parts.push(MaskedKey { mask, bits });
                 continue;
             };
             for source in prefixes(sources) {
@@ -38,7 +38,7 @@ impl Rule {
                             *bits = port.1 << behind;
                         }
                     }
-                    parts.push(Masked { mask, bits });
+                    parts.push(MaskedKey { mask, bits });
                 }
             }
         }

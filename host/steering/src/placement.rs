@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::Key;
 use crate::frame::{IPV4, IPV6, TAGS};
-use crate::pattern::{Masked, Pattern, patterns};
+use crate::pattern::{MaskedKey, Pattern, patterns};
 use crate::ranges::ANY;
 use crate::rule::{Ports, Rule, Target};
 
@@ -26,7 +26,7 @@ pub enum Fit {
     /// The device may drop what is like one of these. Where a part names ports, the packet must be no fragment; where it names IP's
     /// fields, `ethertype` is one of IPv4's and IPv6's; where it names ports, `protocol` is named. Everything else that is
     /// named counts in full, but for addresses and ports.
-    Drop(Vec<Masked>),
+    Drop(Vec<MaskedKey>),
     /// It is compared in software, because of this; none: there is nothing that a device could do with it.
     Software(Option<Why>),
 }
@@ -92,7 +92,7 @@ pub fn fits(rules: &[Rule], port: u16) -> Vec<Fit> {
     fits
 }
 
-fn dropped(rule: &Rule, number: usize, before: &[(u32, Pattern)]) -> Result<Vec<Masked>, Why> {
+fn dropped(rule: &Rule, number: usize, before: &[(u32, Pattern)]) -> Result<Vec<MaskedKey>, Why> {
     if number >= LOOKED_AT {
         return Err(Why::TooFarBehind);
     }
@@ -130,13 +130,13 @@ impl Pattern {
 }
 
 /// A rule as a device compares it.
-fn parts(rule: &Rule) -> Result<Vec<Masked>, Why> {
+fn parts(rule: &Rule) -> Result<Vec<MaskedKey>, Why> {
     let mut parts = Vec::new();
     for part in rule.masked() {
         let of_ip = part.mask.protocol != 0 || names_ports(&part);
         let ethertypes = if of_ip && part.mask.ethertype == 0 { &[IPV4, IPV6][..] } else { &[] };
         let whole = ethertypes.is_empty().then_some(part);
-        let halves = ethertypes.iter().map(|&ethertype| Masked {
+        let halves = ethertypes.iter().map(|&ethertype| MaskedKey {
             mask: Key { ethertype: u16::MAX, ..part.mask },
             bits: Key { ethertype, ..part.bits },
         });
@@ -151,16 +151,16 @@ fn parts(rule: &Rule) -> Result<Vec<Masked>, Why> {
     Ok(parts)
 }
 
-fn names_ports(part: &Masked) -> bool {
+fn names_ports(part: &MaskedKey) -> bool {
     part.mask.source_port != 0 || part.mask.destination_port != 0
 }
 
-fn check(part: &Masked) -> Result<(), Why> {
+fn check(part: &MaskedKey) -> Result<(), Why> {
     /// Hop-by-hop options (or none), routing, fragment, authentication, destination options, mobility.
     const EXTENSIONS: [u8; 6] = [0, 43, 44, 51, 60, 135];
     /// TCP, UDP, DCCP, SCTP, UDP-Lite.
     const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-    let Masked { mask, bits } = part;
+    let MaskedKey { mask, bits } = part;
     let untagged = mask.vlan != 0 && bits.vlan == crate::UNTAGGED;
     let no_protocol = mask.protocol != 0 && bits.protocol == 0;
     let extension = mask.protocol != 0 && bits.is_ipv6() && EXTENSIONS.contains(&bits.protocol);

@@ -5,7 +5,7 @@ mod common;
 use common::{aimed, key, rule, scan};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice, VlanSlice};
 use proptest::prelude::*;
-use weir_steering::{Fit, Key, Masked, PARTS_MAX, Prefix, Rule, Table, Target, Why, fits};
+use weir_steering::{Fit, Key, MaskedKey, PARTS_MAX, Prefix, Rule, Table, Target, Why, fits};
 
 /// What a device compares, and how much of it it can hold.
 #[derive(Clone, Debug)]
@@ -15,14 +15,14 @@ struct Device {
     entries: usize,
     /// It reads no tagged frames, as kernels' filters do not.
     untagged_only: bool,
-    placed: Vec<Masked>,
+    placed: Vec<MaskedKey>,
 }
 
 impl Device {
     /// Takes all parts of a rule, or none.
-    fn take(&mut self, parts: &[Masked]) -> bool {
+    fn take(&mut self, parts: &[MaskedKey]) -> bool {
         let can =
-            |part: &Masked| part.mask.words().iter().zip(self.words).all(|(a, b)| a & !b == 0);
+            |part: &MaskedKey| part.mask.words().iter().zip(self.words).all(|(a, b)| a & !b == 0);
         let takes = parts.iter().all(can) && self.placed.len() + parts.len() <= self.entries;
         if takes {
             self.placed.extend(parts);

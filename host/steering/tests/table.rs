@@ -4,7 +4,7 @@ mod common;
 
 use common::{aimed, key, ports, rarely, rule, scan};
 use proptest::prelude::*;
-use weir_steering::{Covered, Key, Prefix, Rule, Table, Target, covered};
+use weir_steering::{CoveredRule, Key, Prefix, Rule, Table, Target, covered};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
@@ -46,7 +46,7 @@ proptest! {
     fn covered_rules_never_decide(
         rules in prop::collection::vec(rule(), 0..40), keys in prop::collection::vec(key(), 8),
     ) {
-        for Covered { rule, by } in covered(&rules) {
+        for CoveredRule { rule, by } in covered(&rules) {
             prop_assert!(by < rule);
             for key in keys.iter().flat_map(|key| [*key, aimed(&rules[rule], *key)]) {
                 prop_assert!(!rules[rule].matches(&key) || rules[by].matches(&key), "{:?}", key);

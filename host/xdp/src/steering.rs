@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::{fmt, mem};
 
-use weir_port::{Place, PortError, Steer, Taken};
+use weir_port::{OffloadedRules, Place, PortError, Steer};
 use weir_steering::{Rule, Target};
 use weir_xdp_layout::{Fields, Rules, TABLE_MAX, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES_MAX};
 
@@ -28,7 +28,7 @@ pub(crate) struct Table {
     /// Masks, and the number of their first rule, in the order of those.
     pub(crate) tuples: Vec<(Fields, u32)>,
     pub(crate) entries: Vec<Entry>,
-    pub(crate) taken: Taken,
+    pub(crate) taken: OffloadedRules,
 }
 
 impl Table {
@@ -326,7 +326,7 @@ fn limits() -> String {
 }
 
 impl Steer for Steering {
-    fn replace(&self, rules: &[Rule], port: u16) -> Result<Taken, PortError> {
+    fn replace(&self, rules: &[Rule], port: u16) -> Result<OffloadedRules, PortError> {
         let table = Arc::new(Table::new(rules, port));
         let taken = table.taken;
         let mut state = self.state();
@@ -429,7 +429,7 @@ mod tests {
         let rules = [rule(8, 1, Target::Chain(0)), Rule::all(Target::Chain(1))];
         let table = Table::new(&rules, 0);
         assert_eq!((table.tuples.len(), table.entries.len()), (0, 0));
-        assert_eq!(table.taken, Taken { rules: 2, of: 2 });
+        assert_eq!(table.taken, OffloadedRules { rules: 2, of: 2 });
         // They count in front of another.
         let rules = [rule(8, 1, Target::Chain(0)), Rule::all(Target::Drop)];
         let table = Table::new(&rules, 0);
@@ -441,7 +441,7 @@ mod tests {
     fn other_ports_rules_are_none_of_this() {
         let other = Rule { port: Some(1), ..Rule::all(Target::Drop) };
         let table = Table::new(&[other, Rule { port: Some(0), ..Rule::all(Target::Kernel) }], 0);
-        assert_eq!(table.taken, Taken { rules: 1, of: 1 });
+        assert_eq!(table.taken, OffloadedRules { rules: 1, of: 1 });
         assert_eq!(search(&table, &key(1)), TO_KERNEL);
     }
 
@@ -452,7 +452,7 @@ mod tests {
             (0..=32).flat_map(|n| [rule(n, 1, Target::Drop), rule(n, 0, Target::Kernel)]).collect();
         let table = Table::new(&rules, 0);
         assert_eq!(table.tuples.len(), TUPLES_MAX);
-        assert_eq!(table.taken, Taken { rules: 64, of: 66 });
+        assert_eq!(table.taken, OffloadedRules { rules: 64, of: 66 });
     }
 
     proptest! {

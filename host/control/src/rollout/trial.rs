@@ -8,7 +8,7 @@ use weir_spec::SwapReport;
 
 use super::{Place, Tally, in_chain};
 use crate::control::Control;
-use crate::engine::{ChainId, TrialKind, Way};
+use crate::engine::{ChainId, SwapDirection, TrialKind};
 use crate::error::ControlError;
 use crate::events::EventKind;
 use crate::functions::{function_mut, label};
@@ -187,7 +187,7 @@ impl Control {
         let goes_on = |_: &ControlError| self.begin_again(places);
         if kind == TrialKind::Shadow {
             self.end_trials(state, places);
-            let published = self.swap_places(state, places, Way::Forward, |_| Some(to));
+            let published = self.swap_places(state, places, SwapDirection::Forward, |_| Some(to));
             let swapped = published.and_then(|done| self.swapped(id, from, to, places, &done));
             return swapped.inspect_err(goes_on);
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use weir_control::engine::{
-    ChainId, EngineError, EngineEvent, EventSink, Published, TrialKind, Way,
+    ChainId, EngineError, EngineEvent, EventSink, Published, SwapDirection, TrialKind,
 };
 use weir_exchange::Upstreams;
 use weir_gateway::ListenerConfig;
@@ -336,7 +336,7 @@ impl Messages {
         &self,
         id: &ChainId,
         function: ResolvedFunction,
-        way: Way,
+        way: SwapDirection,
     ) -> Result<Published, EngineError> {
         let deployed = self.deployed(id)?;
         let _turn = deployed.turn();
@@ -344,8 +344,8 @@ impl Messages {
         let mut published = self.stage(id, &deployed, &function, false)?;
         let (label, version) = shown(&function);
         let swap = match way {
-            Way::Forward => Change::Swap,
-            Way::Back => Change::SwapBack,
+            SwapDirection::Forward => Change::Swap,
+            SwapDirection::Back => Change::SwapBack,
         };
         let undo = Change::Undo { name: label.clone(), version };
         published.pause =
@@ -355,7 +355,7 @@ impl Messages {
         running.trial = None;
         let name = function.label.clone();
         running.put(function);
-        if way == Way::Back {
+        if way == SwapDirection::Back {
             running.before.remove(&name);
             drop(running);
             // All have it: nobody undoes it any more.

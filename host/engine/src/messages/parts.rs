@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use weir_control::engine::{EngineError, TrialKind};
 use weir_message::{
     Chain, ChainCounters, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan, Orders,
-    Ready, Remote, Site, Staged, StagedFunction, States,
+    Ready, Remote, Site, StagedChain, StagedFunction, States,
 };
 use weir_message_worker::{News, RemoteConfig, Reply};
 use weir_pool::Accounting;
@@ -91,7 +91,7 @@ pub(super) struct Readied {
 /// What a listener's thread makes its part of the chain of.
 pub(super) enum Made {
     /// The chain itself.
-    Thread { staged: Box<Staged>, orders: Box<Orders>, counters: Arc<ChainCounters> },
+    Thread { staged: Box<StagedChain>, orders: Box<Orders>, counters: Arc<ChainCounters> },
     /// The gateway's end of one, and who says that it takes exchanges.
     Process { remote: Box<RemoteConfig>, ready: Receiver<()>, compiled_in: Duration },
 }
@@ -304,7 +304,7 @@ fn each_or_none<T, R, E>(
     Ok(done)
 }
 
-fn gone(gone: weir_message::Gone) -> EngineError {
+fn gone(gone: weir_message::ThreadGone) -> EngineError {
     refused(gone.into())
 }
 
@@ -485,7 +485,7 @@ mod tests {
 
     use std::sync::Arc;
 
-    use weir_sandbox::{Said, Telemetry};
+    use weir_sandbox::{Telemetry, TelemetryReport};
 
     use super::{Tallies, each_or_none};
 
@@ -494,7 +494,7 @@ mod tests {
         let (tallies, shared) = (Tallies::default(), Telemetry::default());
         let says = |gauge| {
             let (counters, gauges) = ([("counted".into(), 1)].into(), [("g".into(), gauge)].into());
-            let said = Said { counters, gauges, ..Said::default() };
+            let said = TelemetryReport { counters, gauges, ..TelemetryReport::default() };
             tallies.telemetry("f", &shared).absorb(said);
         };
         says(1.0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weir_control::engine::EngineError;
 use weir_message::{FunctionPlan, MessageError, Proxy};
-use weir_proxy_function::{Linked, ProxyConfig, ProxyFunction, Runners};
+use weir_proxy_function::{LinkedProxy, ProxyConfig, ProxyFunction, Runners};
 use weir_sandbox::{Admitted, CompileError, Compiled, InstanceError, World};
 use weir_spec::{Access, ResolvedFunction};
 
@@ -87,7 +87,7 @@ impl Messages {
         };
         let compiled_in = if compiled.cached { Duration::ZERO } else { compiled.took };
         let wrong = |source| refused(MessageError::Proxy { name: name.clone(), source });
-        let linked = Linked::new(config, &components, compiled_in).map_err(wrong)?;
+        let linked = LinkedProxy::new(config, &components, compiled_in).map_err(wrong)?;
         if self.hub.get().is_some() {
             return Ok(Proxy::Elsewhere(Arc::new(linked)));
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use weir_spec::{HostConfig, Invalid, MacAddress, Name, NicVf, PortKind, VfLink, VfName};
 use weir_sriov::{
-    Found, InterfaceWish, NewSettings, NicWish, PciAddress, Purpose, Unfulfilled, VfWish, Wish,
+    Found, InterfaceWish, NewSettings, NicWish, PciAddress, Purpose, UnfulfilledWish, VfWish, Wish,
 };
 
 /// Who has a virtual function.
@@ -200,7 +200,7 @@ impl Wanted {
     }
 
     /// An error where the configuration has what cannot be had.
-    pub(super) fn locate(&self, unfulfilled: Unfulfilled) -> Invalid {
+    pub(super) fn locate(&self, unfulfilled: UnfulfilledWish) -> Invalid {
         let message = unfulfilled.error.to_string();
         if let Some(key) = unfulfilled.interface.and_then(|i| self.interfaces.get(i)) {
             return key.invalid(message);

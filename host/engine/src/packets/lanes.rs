@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use weir_control::engine::{ChainId, EngineError, Published, Way};
+use weir_control::engine::{ChainId, EngineError, Published, SwapDirection};
 use weir_packet_plane::{
     ChainPlan, Lane, LaneSite, LaneStatus, PlaneError, Probation, Retired, Shared, Side, Staged,
     States, Station, TrialKind, Worker,
@@ -217,14 +217,14 @@ impl Lanes {
         &self,
         chain: &Deployed,
         staged: Vec<Staged>,
-        swapped: Option<(usize, Way)>,
+        swapped: Option<(usize, SwapDirection)>,
     ) -> Result<Published, EngineError> {
         let compiled_in = compiled_in(&staged);
         let mut published =
             self.each_or_none(chain, staged, move |lane, staged| match swapped {
                 None => lane.publish(staged, None),
-                Some((place, Way::Forward)) => lane.publish(staged, Some(place)),
-                Some((place, Way::Back)) => lane.publish_rollback(staged, place),
+                Some((place, SwapDirection::Forward)) => lane.publish(staged, Some(place)),
+                Some((place, SwapDirection::Back)) => lane.publish_rollback(staged, place),
             })?;
         published.compiled_in = compiled_in;
         Ok(published)

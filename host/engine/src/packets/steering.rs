@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weir_assembly::{Compiled, compile_steering};
+use weir_assembly::{CompiledSteering, compile_steering};
 use weir_control::engine::{ChainId, EngineError, RulePlace, RuleStatus};
 use weir_packet_plane::Rules;
 use weir_port::Place;
@@ -45,7 +45,7 @@ pub(super) struct Prepared {
     pub(super) rules: Arc<Rules>,
     /// For the devices before its ports.
     before: Vec<Rule>,
-    compiled: Compiled,
+    compiled: CompiledSteering,
     /// Of the tenant's rules.
     hits: Hits,
 }
@@ -79,7 +79,7 @@ impl Steering {
     }
 
     /// What concerns packets between these ports out of a tenant's rules.
-    fn compile(&self, tenant: &Name, shape: &Shape, rules: &[SteeringRule]) -> Compiled {
+    fn compile(&self, tenant: &Name, shape: &Shape, rules: &[SteeringRule]) -> CompiledSteering {
         let number = |name: &Name| {
             let ports = [&shape.from, &shape.to];
             let number = ports.iter().position(|port| port.as_ref() == Some(name))?;
@@ -279,7 +279,7 @@ impl Packets {
         let mut deciding = BTreeSet::new();
         let mut all = BTreeMap::new();
         for crossing in crossings.iter().filter(|crossing| crossing.tenant == *tenant) {
-            let Compiled { rules, written, .. } =
+            let CompiledSteering { rules, written, .. } =
                 self.steering.compile(tenant, &crossing.shape, &rules);
             let written = |place: usize| written[place] as usize;
             let here = covered(&rules).into_iter();

@@ -3,7 +3,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_control::engine::{ChainId, Deployment, EngineError, RulePlace, RuleStatus, Way};
+use weir_control::engine::{
+    ChainId, Deployment, EngineError, RulePlace, RuleStatus, SwapDirection,
+};
 use weir_packet_plane::{Lane, States};
 use weir_sandbox::{Sandbox, SandboxConfig};
 use weir_spec::{Chain, FunctionUse, HostConfig, Manifest, Name, Steering, SteeringRule};
@@ -95,7 +97,7 @@ fn what_a_lane_refuses_leaves_the_others_on_their_probation() {
             plans[1].functions[1].version = "another".into();
         }
         let staged = engine.lanes.stage(&chain, plans).unwrap();
-        engine.lanes.publish(&chain, staged, Some((0, Way::Forward)))
+        engine.lanes.publish(&chain, staged, Some((0, SwapDirection::Forward)))
     };
     swap("2.0.0", false).unwrap();
     let EngineError::Conflict(why) = swap("3.0.0", true).unwrap_err() else { panic!() };

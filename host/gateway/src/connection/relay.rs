@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use crate::connection::copying::Copying;
-use crate::connection::splice::{self, Ended, Limits, Moved};
+use crate::connection::splice::{self, Limits, RelayEnd, RelayedBytes};
 use crate::connection::stream::{self, Stream};
 use crate::listen::listener::{Admission, Listener, Site, unless_killed};
 use crate::observe::counters::{Counter, Traffic};
@@ -176,7 +176,7 @@ pub(crate) struct Splicing {
 
 impl Splicing {
     async fn run(&self) -> Result<(), Halt> {
-        let moved = Moved::default();
+        let moved = RelayedBytes::default();
         let mut counted = [0; 2];
         let relay = splice::relay(&self.client.0, &self.upstream.0, self.limits, &moved);
         let mut relay = pin!(relay);
@@ -186,15 +186,15 @@ impl Splicing {
             ended
         });
         match ended.await {
-            Ended::InOrder => Ok(()),
-            Ended::First(error) => Err(Halt::of(true, error)),
-            Ended::Second(error) => Err(Halt::of(false, error)),
-            Ended::Idle => Err(Halt::Idle),
+            RelayEnd::InOrder => Ok(()),
+            RelayEnd::First(error) => Err(Halt::of(true, error)),
+            RelayEnd::Second(error) => Err(Halt::of(false, error)),
+            RelayEnd::Idle => Err(Halt::Idle),
         }
     }
 
     /// Adds what has moved since it was last called.
-    fn count(&self, moved: &Moved, counted: &mut [u64; 2]) {
+    fn count(&self, moved: &RelayedBytes, counted: &mut [u64; 2]) {
         let now = [moved.forward.get(), moved.backward.get()];
         let [up, down] = [now[0] - counted[0], now[1] - counted[1]];
         *counted = now;

@@ -36,7 +36,7 @@ pub enum Method {
 
 /// Why it ended.
 #[derive(Debug)]
-pub enum Ended {
+pub enum RelayEnd {
     /// Both streams came to their end.
     InOrder,
     /// Reading from or writing to the first connection failed.
@@ -58,14 +58,14 @@ pub struct Limits {
 
 /// Bytes that a relay has moved, up to now.
 #[derive(Debug, Default)]
-pub struct Moved {
+pub struct RelayedBytes {
     /// From the first connection to the second.
     pub forward: Cell<u64>,
     /// From the second to the first.
     pub backward: Cell<u64>,
 }
 
-impl Moved {
+impl RelayedBytes {
     fn all(&self) -> u64 {
         self.forward.get() + self.backward.get()
     }
@@ -73,7 +73,7 @@ impl Moved {
 
 /// Passes everything on between two connections, until both streams have ended, something fails, or nothing moves for too long.
 /// The caller closes them then, in order or not.
-pub async fn relay(a: &TcpStream, b: &TcpStream, limits: Limits, moved: &Moved) -> Ended {
+pub async fn relay(a: &TcpStream, b: &TcpStream, limits: Limits, moved: &RelayedBytes) -> RelayEnd {
     relay_by(Method::Splice, a, b, limits, moved).await
 }
 
@@ -83,16 +83,16 @@ pub async fn relay_by(
     a: &TcpStream,
     b: &TcpStream,
     limits: Limits,
-    moved: &Moved,
-) -> Ended {
+    moved: &RelayedBytes,
+) -> RelayEnd {
     let pumps = async {
         let pump = |from, to, moved| Pump { from, to, moved, patience: limits.patience };
         let forward = pump(a, b, &moved.forward).run(method);
         let backward = pump(b, a, &moved.backward).run(method);
         match both(forward, backward).await {
-            Ok(()) => Ended::InOrder,
-            Err((0, Side::From, error) | (1, Side::To, error)) => Ended::First(error),
-            Err((_, _, error)) => Ended::Second(error),
+            Ok(()) => RelayEnd::InOrder,
+            Err((0, Side::From, error) | (1, Side::To, error)) => RelayEnd::First(error),
+            Err((_, _, error)) => RelayEnd::Second(error),
         }
     };
     until_idle(pumps, limits.idle, || moved.all()).await
@@ -117,12 +117,12 @@ async fn both(
     tokio::try_join!(forward, backward).map(|((), ())| ())
 }
 
-/// What it comes to, or [`Ended::Idle`] if `moved` stays the same for so long.
+/// What it comes to, or [`RelayEnd::Idle`] if `moved` stays the same for so long.
 async fn until_idle(
-    work: impl Future<Output = Ended>,
+    work: impl Future<Output = RelayEnd>,
     idle: Option<Duration>,
     moved: impl Fn() -> u64,
-) -> Ended {
+) -> RelayEnd {
     let Some(idle) = idle else { return work.await };
     let (mut work, mut timer) = (pin!(work), pin!(tokio::time::sleep(idle)));
     let (mut before, mut latest) = (moved(), Instant::now());
@@ -137,7 +137,7 @@ async fn until_idle(
         }
         while timer.as_mut().poll(cx).is_ready() {
             if latest.elapsed() >= idle {
-                return Poll::Ready(Ended::Idle);
+                return Poll::Ready(RelayEnd::Idle);
             }
             timer.as_mut().reset(latest + idle);
         }
@@ -286,7 +286,7 @@ mod tests {
             tokio::select! {
                 biased;
                 ended = until_idle(work, Some(idle), || moved.get()) => {
-                    assert!(matches!(ended, Ended::Idle), "{ended:?}");
+                    assert!(matches!(ended, RelayEnd::Idle), "{ended:?}");
                 }
                 () = tokio::time::sleep(idle * 19 / 10) => panic!("nothing has moved for so long"),
             }

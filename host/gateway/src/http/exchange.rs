@@ -11,8 +11,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::chain::{
-    Chain, Denied, Direction, Ended, Exchange, HeadTooLarge, Interests, Kind, Legs, Made, Pieces,
-    SentBy, Step,
+    Chain, Denied, Direction, Ended, Exchange, HeadTooLarge, Interests, Kind, Legs, MadeByGateway,
+    Pieces, SentBy, Step,
 };
 use crate::http::client::Client;
 use crate::http::fault::Fault;
@@ -158,7 +158,7 @@ pub(crate) fn status_response(status: StatusCode) -> (response::Parts, Pieces) {
     if status == StatusCode::METHOD_NOT_ALLOWED {
         parts.headers.insert(ALLOW, HeaderValue::from_static(rules::METHODS));
     }
-    parts.extensions.insert(Made);
+    parts.extensions.insert(MadeByGateway);
     let reason = status.canonical_reason().unwrap_or("Error");
     let text = [Bytes::from_static(b"\n"), Bytes::from_static(reason.as_bytes())];
     (parts, Pieces::from_iter(text))

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use weir_exchange::{
     BodyStep, Chain, ChainFactory, Direction, Ended, Environment, HeadTooLarge, Interests, Kind,
-    Lent, Made, Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step, Upstreams,
+    Lent, MadeByGateway, Middleware, Origin, Passage, Pieces, Reply, SentBy, Stage, Step,
+    Upstreams,
 };
 use weir_gateway::{Failure, ListenerConfig, UpstreamConfig};
 
@@ -158,7 +159,7 @@ impl Passage for One {
         if let Some(SentBy(upstream)) = parts.extensions.get() {
             parts.headers.insert("x-sent-by", upstream.to_string().parse().unwrap());
         }
-        if parts.extensions.get::<Made>().is_some() {
+        if parts.extensions.get::<MadeByGateway>().is_some() {
             parts.headers.insert("x-made", "yes".parse().unwrap());
         }
         if self.on("/no-upgrade") {

@@ -45,7 +45,7 @@ impl Default for Restart {
 
 /// What has happened.
 #[derive(Debug)]
-pub enum Turn {
+pub enum WorkerEvent {
     /// Nothing: it runs, or it is not yet time.
     Nothing,
     /// It is dead, and will touch nothing any more. Read its end until it says `UnexpectedEof` or `WouldBlock`, then drop the
@@ -135,12 +135,12 @@ impl Supervisor {
     }
 
     /// Looks after the worker. Does not wait for it, but for the start of its program.
-    pub fn turn(&mut self, now: Instant) -> Turn {
+    pub fn turn(&mut self, now: Instant) -> WorkerEvent {
         match &mut self.state {
             State::Runs(worker, since) => {
                 let generation = self.generation as u8;
                 let death = match worker.died() {
-                    Ok(None) => return Turn::Nothing,
+                    Ok(None) => return WorkerEvent::Nothing,
                     Ok(Some(death)) => death,
                     // Somebody else was told; dead it is.
                     Err(_) => Death { generation, exit: None, signal: None },
@@ -149,20 +149,20 @@ impl Supervisor {
                     self.wait = self.restart.first;
                 }
                 self.put_off(now);
-                Turn::Died(death)
+                WorkerEvent::Died(death)
             }
-            State::Waits(until) if *until > now => Turn::Nothing,
+            State::Waits(until) if *until > now => WorkerEvent::Nothing,
             State::Waits(_) => self.start(now),
         }
     }
 
-    fn start(&mut self, now: Instant) -> Turn {
+    fn start(&mut self, now: Instant) -> WorkerEvent {
         let generation = self.generation + 1;
         let (end, socket) = match self.hub.connect_worker(self.hop, generation) {
             Ok(pair) => pair,
             Err(error) => {
                 self.put_off(now);
-                return Turn::NoHop(error);
+                return WorkerEvent::NoHop(error);
             }
         };
         match WorkerProcess::spawn(&self.plan, &socket) {
@@ -170,11 +170,11 @@ impl Supervisor {
                 self.restarts += u64::from(self.generation > 0);
                 self.generation = generation;
                 self.state = State::Runs(worker, now);
-                Turn::Started(Box::new(end))
+                WorkerEvent::Started(Box::new(end))
             }
             Err(error) => {
                 self.put_off(now);
-                Turn::Failed(error)
+                WorkerEvent::Failed(error)
             }
         }
     }
@@ -201,10 +201,10 @@ mod tests {
         let mut supervisor = Supervisor::new(Hub::unix(), 1, plan, restart, now);
         let mut at = now;
         for wait in [1, 2, 3, 3] {
-            assert!(matches!(supervisor.turn(at), Turn::Failed(_)));
+            assert!(matches!(supervisor.turn(at), WorkerEvent::Failed(_)));
             let due = supervisor.due().unwrap();
             assert_eq!(due - at, Duration::from_secs(wait));
-            assert!(matches!(supervisor.turn(at), Turn::Nothing));
+            assert!(matches!(supervisor.turn(at), WorkerEvent::Nothing));
             at = due;
         }
         assert_eq!(supervisor.generation(), 0);

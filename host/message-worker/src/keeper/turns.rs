@@ -10,7 +10,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use weir_hop::{Counts, End, Plan, Supervisor, Turn};
+use weir_hop::{Counts, End, Plan, Supervisor, WorkerEvent};
 use weir_message::Change;
 use weir_pool::Memory;
 
@@ -127,7 +127,7 @@ impl State {
             }
         }
         match (self.supervisor.turn(now), sides) {
-            (Turn::Started(end), Some((memory, control, output))) => {
+            (WorkerEvent::Started(end), Some((memory, control, output))) => {
                 let generation = self.supervisor.generation();
                 // Its files are its own now: when it closes them, they are closed.
                 self.supervisor.set_plan(Plan::new(&self.config.program));
@@ -161,7 +161,7 @@ impl State {
                     leaves: None,
                 });
             }
-            (Turn::Died(death), _) => {
+            (WorkerEvent::Died(death), _) => {
                 let how = match (death.exit, death.signal) {
                     (Some(status), _) => format!("it ended itself with status {status}"),
                     (None, Some(signal)) => format!("signal {signal} ended it"),
@@ -169,11 +169,11 @@ impl State {
                 };
                 self.died(how);
             }
-            (Turn::Failed(error), _) => {
+            (WorkerEvent::Failed(error), _) => {
                 tracing::error!("chain {}: {error}", self.config.chain);
                 self.not_begun(&error.to_string());
             }
-            (Turn::NoHop(error), _) => {
+            (WorkerEvent::NoHop(error), _) => {
                 tracing::error!("chain {}: {error}", self.config.chain);
                 self.not_begun(&error.to_string());
             }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use wasmtime::component::Component;
 use weir_message::{
     Chain, ChainCounters, ChainPlan, Change, Findings, FunctionCounters, FunctionPlan,
-    MessageError, Proxy, Ready, Remote, Site, Staged, StagedFunction, State, States,
+    MessageError, Proxy, Ready, Remote, Site, StagedChain, StagedFunction, State, States,
 };
 use weir_pool::Memory;
-use weir_proxy_function::{Linked, ProxyConfig, ProxyError, ProxyFunction, Runners};
+use weir_proxy_function::{LinkedProxy, ProxyConfig, ProxyError, ProxyFunction, Runners};
 use weir_sandbox::{Admitted, Given, InstanceError, OnFault, Sandbox, Telemetry, World};
 
 use super::Control;
@@ -138,7 +138,7 @@ impl Ordered {
         };
         let wrong = |source| MessageError::Proxy { name: image.name.clone(), source };
         let linked =
-            Linked::new(config, std::slice::from_ref(code), Duration::ZERO).map_err(wrong)?;
+            LinkedProxy::new(config, std::slice::from_ref(code), Duration::ZERO).map_err(wrong)?;
         let runners = match &self.runners {
             Some(runners) => Arc::clone(runners),
             None => {
@@ -154,7 +154,7 @@ impl Ordered {
     pub(super) fn stage_chain(
         &mut self,
         images: Vec<FunctionImage>,
-    ) -> Result<(Staged, Vec<String>), MessageError> {
+    ) -> Result<(StagedChain, Vec<String>), MessageError> {
         let mut states = States::default();
         let plans = images.into_iter().map(|image| {
             let tally = image.name.clone();

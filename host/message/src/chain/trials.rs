@@ -8,7 +8,7 @@ use weir_sandbox::InstanceError;
 use super::version::{Canary, Version, new_version};
 use super::{Chain, Notice};
 use crate::function::{Function, Position};
-use crate::plan::{MessageError, Staged, StagedFunction};
+use crate::plan::{MessageError, StagedChain, StagedFunction};
 use crate::shadow::{Findings, Shadow};
 
 impl Chain {
@@ -23,7 +23,7 @@ impl Chain {
     /// # Errors
     /// When a function does not take what its predecessor saved; the chain stays as it is. When one faults in `save`; then the chain has
     /// a new instance of it, without what that one knew.
-    pub fn publish(&self, staged: Staged) -> Result<(), MessageError> {
+    pub fn publish(&self, staged: StagedChain) -> Result<(), MessageError> {
         let next = new_version(&self.0.site, &self.0.name, staged.functions);
         let before = Rc::clone(&self.0.version.borrow());
         for function in &next.functions {

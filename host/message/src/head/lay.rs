@@ -56,7 +56,7 @@ pub fn lay_out_response(
 ) -> Result<(), TooLarge> {
     let mut head = start(room, &parts.headers, parts.version, origin, body)?;
     head.set_status(parts.status.as_u16());
-    if made || parts.extensions.get::<weir_exchange::Made>().is_some() {
+    if made || parts.extensions.get::<weir_exchange::MadeByGateway>().is_some() {
         head.set_version(head.version(), head.flags() | FLAG_MADE);
     }
     if let Some(weir_exchange::SentBy(upstream)) = parts.extensions.get().filter(|_| !made) {

@@ -215,7 +215,7 @@ fn what_the_gateway_made_is_no_upstreams() {
     for made in [false, true] {
         let mut parts = Response::builder().status(502).body(()).unwrap().into_parts().0;
         if made {
-            parts.extensions.insert(weir_exchange::Made);
+            parts.extensions.insert(weir_exchange::MadeByGateway);
         }
         let mut room = vec![0; ROOM];
         lay_out_response(&mut room, &parts, &origin(), Some(12), false).unwrap();

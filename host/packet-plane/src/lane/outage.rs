@@ -49,7 +49,7 @@ pub struct Missing {
 }
 
 /// What became of [`Missing`].
-pub struct Made {
+pub struct Replacement {
     instance: u64,
     staged: Result<Staged, PlaneError>,
 }
@@ -57,9 +57,9 @@ pub struct Made {
 impl Missing {
     /// Makes them, on the calling thread.
     #[must_use]
-    pub fn make(self) -> Made {
+    pub fn make(self) -> Replacement {
         let Self { site, chain, states, instance } = self;
-        Made { instance, staged: site.instantiate(chain, &states, &states, SETUP_DEADLINE) }
+        Replacement { instance, staged: site.instantiate(chain, &states, &states, SETUP_DEADLINE) }
     }
 }
 
@@ -108,8 +108,8 @@ impl Lane {
     }
 
     /// Goes on with instances that somebody else has made. What the lane has no use for is given back, to be dropped off the data path.
-    pub fn restore(&mut self, made: Made) -> Option<Retired> {
-        let Made { instance, staged } = made;
+    pub fn restore(&mut self, made: Replacement) -> Option<Retired> {
+        let Replacement { instance, staged } = made;
         self.context_mut().read_clock();
         let wanted = self.outage.as_ref().is_some_and(|outage| outage.next.is_none());
         let wanted = wanted && instance == self.version.instance;

@@ -228,7 +228,7 @@ fn what_others_changed_or_use_stays() {
     fs::create_dir_all(process.join("fd")).unwrap();
     symlink("/dev/vfio/11", process.join("fd/9")).unwrap();
     let undone = undo(&model, &mut journal).unwrap();
-    let texts: Vec<String> = undone.iter().filter_map(weir_sriov::Undone::text).collect();
+    let texts: Vec<String> = undone.iter().filter_map(weir_sriov::UndoneChange::text).collect();
     assert!(texts[0].contains("0000:01:10.2 is in use: process 77"), "{texts:?}");
     assert!(texts[1].contains("somebody else changed it meanwhile"), "{texts:?}");
     assert!(texts[2].starts_with("restored: set mac 00:00"), "{texts:?}");
@@ -298,7 +298,8 @@ fn a_full_disk_is_not_in_the_way_of_undoing() {
     fs::create_dir_all(process.join("fd")).unwrap();
     symlink("/dev/vfio/10", process.join("fd/9")).unwrap();
     let unwritten = undo(&model, &mut journal).unwrap_err();
-    let texts: Vec<String> = unwritten.undone.iter().filter_map(weir_sriov::Undone::text).collect();
+    let texts: Vec<String> =
+        unwritten.undone.iter().filter_map(weir_sriov::UndoneChange::text).collect();
     assert!(texts.iter().any(|text| text.contains("is in use: process 77")), "{texts:?}");
     // It is told for as long as the file says that what was undone is not.
     let left = journal.changes().count();

@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use weir_engine::nics;
 use weir_sriov::{
-    BindTo, Bound, LinkState, Live, NewSettings, Outcome, PhysicalFunction, Undone, Unwritten,
-    VirtualFunction,
+    BindTo, Bound, LinkState, Live, NewSettings, Outcome, PhysicalFunction, UndoneChange,
+    Unwritten, VirtualFunction,
 };
 
 use super::{or_dash, run};
@@ -96,13 +96,13 @@ struct Restored {
 fn restore(config: Option<std::path::PathBuf>, output: Output) -> Result<()> {
     let undone = nics::restore(&run::store_of(config)?).inspect_err(|error| {
         let unwritten = error.downcast_ref::<Unwritten>();
-        for text in unwritten.iter().flat_map(|u| &u.undone).filter_map(Undone::text) {
+        for text in unwritten.iter().flat_map(|u| &u.undone).filter_map(UndoneChange::text) {
             eprintln!("{text}");
         }
     })?;
     let texts = |restored: bool| {
         let of = undone.iter().filter(|u| (u.outcome == Outcome::Restored) == restored);
-        of.filter_map(Undone::text).collect()
+        of.filter_map(UndoneChange::text).collect()
     };
     let result = Restored { restored: texts(true), not_restored: texts(false) };
     output.outcome(&result, |result| {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use etherparse::{PacketBuilder, VlanId};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use weir_pool::Pool;
-use weir_port::{Inspect, Moved, Place, Port, Steer, Taken};
+use weir_port::{Inspect, Moved, OffloadedRules, Place, Port, Steer};
 use weir_steering::{Key, Prefix, Rule, Target, UNTAGGED};
 use weir_xdp::{Mode, Pinning, XdpConfig, XdpPort};
 
@@ -98,7 +98,7 @@ fn netns_rules_keep_packets_from_the_port() {
             to_port(2, Target::Kernel),
             Rule { port: Some(9), ..Rule::all(Target::Drop) },
         ];
-        assert_eq!(steering.replace(&rules, 3).unwrap(), Taken { rules: 3, of: 3 });
+        assert_eq!(steering.replace(&rules, 3).unwrap(), OffloadedRules { rules: 3, of: 3 });
         assert_eq!(counters.0.inspect().fact("steering"), Some("3 of 3 rules in XDP"));
         // Twice: searched, and then known.
         for round in 1..=2 {
@@ -171,7 +171,7 @@ fn netns_rules_wait_for_the_port_and_hold_at_one_that_nobody_reads() {
     let mut port = XdpPort::open("lan", config(Mode::Auto)).unwrap();
     let steering = port.steering().unwrap();
     let taken = steering.replace(&[to_port(1, Target::Drop), Rule::all(Target::Kernel)], 0);
-    assert_eq!(taken.unwrap(), Taken { rules: 2, of: 2 });
+    assert_eq!(taken.unwrap(), OffloadedRules { rules: 2, of: 2 });
     let closed = Place::Behind(Some("the port is not open".into()));
     assert_eq!(steering.places(), [closed.clone(), closed]);
     port.attach(&mut pool).unwrap();
@@ -531,7 +531,7 @@ fn netns_a_hundred_thousand_rules_decide_and_are_replaced() {
         let taken_rules = steering.replace(&rules, 0).unwrap();
         println!("{RULES} rules replaced in {:?}", started.elapsed());
         // The last one is for a chain, and needs no entry.
-        assert_eq!(taken_rules, Taken { rules: RULES as usize, of: RULES as usize });
+        assert_eq!(taken_rules, OffloadedRules { rules: RULES as usize, of: RULES as usize });
         let before = counters.dropped();
         for n in (0..RULES).step_by(5000) {
             far.send(&udp(first + n, 1));
@@ -562,7 +562,7 @@ fn netns_each_queue_of_an_interface_has_room_for_as_many_rules_and_those_that_re
         let rules: Vec<_> =
             (0..RULES).map(|n| from(0x0a00_0000 + round * RULES + n, Target::Drop)).collect();
         for steering in [&steers_first, &steers_second] {
-            let all = Taken { rules: RULES as usize, of: RULES as usize };
+            let all = OffloadedRules { rules: RULES as usize, of: RULES as usize };
             assert_eq!(steering.replace(&rules, 0).unwrap(), all);
         }
     }
@@ -849,7 +849,7 @@ fn netns_rules_that_do_not_fit_are_told() {
         })
         .collect();
     rules[65].target = Target::Kernel;
-    assert_eq!(steering.replace(&rules, 0).unwrap(), Taken { rules: 64, of: 66 });
+    assert_eq!(steering.replace(&rules, 0).unwrap(), OffloadedRules { rules: 64, of: 66 });
     let told = counters.0.inspect().fact("steering").unwrap().to_owned();
     assert!(told.starts_with("64 of 66 rules in XDP, the rest behind it"), "{told}");
     let behind = |place: &Place| match place {

@@ -20,7 +20,7 @@ use weir_control::engine::{
     Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine,
     EngineError, EngineEvent, EngineStatus, EventSink, FunctionLog, FunctionStatus, Health,
     ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, Reasons, RulePlace,
-    RuleStatus, Sample, Tap, TrialKind, TrialStatus, UpstreamStatus, Way,
+    RuleStatus, Sample, SwapDirection, Tap, TrialKind, TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{
@@ -215,9 +215,9 @@ impl Engine for FakeEngine {
         &self,
         chain: &ChainId,
         function: ResolvedFunction,
-        way: Way,
+        way: SwapDirection,
     ) -> Result<Published, EngineError> {
-        let swap = if way == Way::Back { "swap_back" } else { "swap" };
+        let swap = if way == SwapDirection::Back { "swap_back" } else { "swap" };
         self.call(format!("{swap} {chain} {}", shown(&function)))?;
         self.swap_in(chain, function);
         Ok(published(10 + chain.name.as_str().len() as u64))
