@@ -123,92 +123,13 @@ impl Tester {
     pub fn test(&mut self, test: &Test, directory: &Path) -> Result<()> {
         let resolved = self.function.configured(&test.config)?;
         let mut outcome = Outcome { name: test.name.clone(), ..Outcome::default() };
-        let expect = &test.expect;
         if self.function.is_for_packets() {
-            for (key, none) in
-                [("exchange", test.exchange.is_empty()), ("connection", test.connection.is_empty())]
-            {
-                ensure!(
-                    none,
-                    Invalid::at(key, "the function is for packets")
-                        .help("give it a capture: `in = \"FILE.pcap\"`")
-                );
-            }
-            let frames: Arc<[Frame]> = match &test.input {
-                Some(file) => read(directory, file, &["in"])?.into(),
-                None => Arc::new([]),
-            };
-            let ran = packets::run(&self.sandbox, &self.function, &resolved, &test.ports, &frames)?;
-            match ran {
-                packets::Run::Refused(message, log) => {
-                    refused(expect, Some(&message), &mut outcome);
-                    outcome.log = own(log);
-                }
-                packets::Run::Failed(message, log) => {
-                    outcome.problems.push(message);
-                    outcome.log = own(log);
-                }
-                packets::Run::Done(ran) => {
-                    refused(expect, None, &mut outcome);
-                    self.count(
-                        &ran.counters,
-                        &ran.gauges,
-                        ran.report.functions.iter().flat_map(|f| &f.verdicts),
-                    );
-                    add(&mut self.report.coverage.drops, &ran.report.drops);
-                    (outcome.packets_in, outcome.packets_out) =
-                        (ran.report.packets_in, ran.sent.len() as u64);
-                    check_packets(expect, &ran, &frames, directory, &mut outcome.problems)?;
-                    let faults = ran.report.functions.iter().map(|function| function.faults).sum();
-                    let problems = &mut outcome.problems;
-                    check(expect, (&ran.counters, &ran.gauges), faults, &ran.faults, problems);
-                    outcome.log = own(ran.log);
-                    if let (Some(time), None, false, 0) =
-                        (self.measured, self.report.ns_per_packet, frames.is_empty(), faults)
-                    {
-                        let ns = packets::measure(
-                            &self.sandbox,
-                            &self.function,
-                            &resolved,
-                            &frames,
-                            time,
-                        )?;
-                        self.report.ns_per_packet = Some(ns);
-                    }
-                }
-            }
+            self.test_packets(test, &resolved, directory, &mut outcome)?;
         } else {
-            match self.messages(test, &resolved)? {
-                Run::Refused(message, log) => {
-                    refused(expect, Some(&message), &mut outcome);
-                    outcome.log = own(log);
-                }
-                Run::Failed(message, log) => {
-                    outcome.problems.push(message);
-                    outcome.log = own(log);
-                }
-                Run::Done(ran) => {
-                    refused(expect, None, &mut outcome);
-                    self.count(&ran.counters, &ran.gauges, &ran.actions);
-                    outcome.exchanges = test.exchange.len() as u64;
-                    outcome.connections = test.connection.len() as u64;
-                    outcome.problems.extend(ran.problems);
-                    for (name, expected) in expect.verdicts.iter().flatten() {
-                        let got = ran.actions.get(name).copied().unwrap_or(0);
-                        if got != *expected {
-                            let problem = format!("verdict {name}: expected {expected}, got {got}");
-                            outcome.problems.push(problem);
-                        }
-                    }
-                    let problems = &mut outcome.problems;
-                    let said = (&ran.counters, &ran.gauges);
-                    check(expect, said, ran.fault_count, &ran.faults, problems);
-                    outcome.log = own(ran.log);
-                }
-            }
+            self.test_messages(test, &resolved, &mut outcome)?;
         }
         self.report.coverage.refused +=
-            u64::from(expect.refused.is_some() && outcome.problems.is_empty());
+            u64::from(test.expect.refused.is_some() && outcome.problems.is_empty());
         outcome.passed = outcome.problems.is_empty();
         if outcome.passed {
             self.report.passed += 1;
@@ -216,6 +137,101 @@ impl Tester {
             self.report.failed += 1;
         }
         self.report.tests.push(outcome);
+        Ok(())
+    }
+
+    fn test_packets(
+        &mut self,
+        test: &Test,
+        resolved: &ResolvedFunction,
+        directory: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        for (key, none) in
+            [("exchange", test.exchange.is_empty()), ("connection", test.connection.is_empty())]
+        {
+            ensure!(
+                none,
+                Invalid::at(key, "the function is for packets")
+                    .help("give it a capture: `in = \"FILE.pcap\"`")
+            );
+        }
+        let frames: Arc<[Frame]> = match &test.input {
+            Some(file) => read(directory, file, &["in"])?.into(),
+            None => Arc::new([]),
+        };
+        let expect = &test.expect;
+        match packets::run(&self.sandbox, &self.function, resolved, &test.ports, &frames)? {
+            packets::Run::Refused(message, log) => {
+                refused(expect, Some(&message), outcome);
+                outcome.log = own(log);
+            }
+            packets::Run::Failed(message, log) => {
+                outcome.problems.push(message);
+                outcome.log = own(log);
+            }
+            packets::Run::Done(ran) => {
+                refused(expect, None, outcome);
+                self.count(
+                    &ran.counters,
+                    &ran.gauges,
+                    ran.report.functions.iter().flat_map(|f| &f.verdicts),
+                );
+                add(&mut self.report.coverage.drops, &ran.report.drops);
+                (outcome.packets_in, outcome.packets_out) =
+                    (ran.report.packets_in, ran.sent.len() as u64);
+                check_packets(expect, &ran, &frames, directory, &mut outcome.problems)?;
+                let faults = ran.report.functions.iter().map(|function| function.faults).sum();
+                let problems = &mut outcome.problems;
+                check(expect, (&ran.counters, &ran.gauges), faults, &ran.faults, problems);
+                outcome.log = own(ran.log);
+                if let (Some(time), None, false, 0) =
+                    (self.measured, self.report.ns_per_packet, frames.is_empty(), faults)
+                {
+                    let ns =
+                        packets::measure(&self.sandbox, &self.function, resolved, &frames, time)?;
+                    self.report.ns_per_packet = Some(ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn test_messages(
+        &mut self,
+        test: &Test,
+        resolved: &ResolvedFunction,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let expect = &test.expect;
+        match self.messages(test, resolved)? {
+            Run::Refused(message, log) => {
+                refused(expect, Some(&message), outcome);
+                outcome.log = own(log);
+            }
+            Run::Failed(message, log) => {
+                outcome.problems.push(message);
+                outcome.log = own(log);
+            }
+            Run::Done(ran) => {
+                refused(expect, None, outcome);
+                self.count(&ran.counters, &ran.gauges, &ran.actions);
+                outcome.exchanges = test.exchange.len() as u64;
+                outcome.connections = test.connection.len() as u64;
+                outcome.problems.extend(ran.problems);
+                for (name, expected) in expect.verdicts.iter().flatten() {
+                    let got = ran.actions.get(name).copied().unwrap_or(0);
+                    if got != *expected {
+                        let problem = format!("verdict {name}: expected {expected}, got {got}");
+                        outcome.problems.push(problem);
+                    }
+                }
+                let problems = &mut outcome.problems;
+                let said = (&ran.counters, &ran.gauges);
+                check(expect, said, ran.fault_count, &ran.faults, problems);
+                outcome.log = own(ran.log);
+            }
+        }
         Ok(())
     }
 

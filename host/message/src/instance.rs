@@ -42,6 +42,76 @@ enum Calls {
     Connection { opened: Head, data: Data },
 }
 
+impl Calls {
+    fn of(
+        exports: &Exports<'_>,
+        store: &mut Store<Guest<Context>>,
+        world: World,
+    ) -> wasmtime::Result<Self> {
+        if world == World::Connection {
+            return Ok(Self::Connection {
+                opened: exports.get(store, "opened")?,
+                data: exports.get(store, "data")?,
+            });
+        }
+        Ok(Self::Message {
+            request_head: exports.get(store, "request-head")?,
+            request_body: exports.get(store, "request-body")?,
+            response_head: exports.get(store, "response-head")?,
+            response_body: exports.get(store, "response-body")?,
+        })
+    }
+}
+
+/// What a function is told by `configure`.
+fn setup(
+    site: &Site,
+    plan: &FunctionPlan,
+    (names, place): (&[String], usize),
+    state: Option<&(Shared, bool)>,
+    seed: u64,
+) -> Setup {
+    let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
+    Setup {
+        window_bytes: small(site.window.bytes()),
+        window_align: small(site.window.align()),
+        room_bytes: small(site.rooms.room_bytes()),
+        state_bytes: state.map_or(0, |(state, _)| small(state.bytes())),
+        state_align: state.map_or(0, |(state, _)| small(state.align())),
+        state_kept: state.is_some_and(|(_, kept)| *kept),
+        seed,
+        ports: site.names.clone(),
+        functions: names.to_vec(),
+        position: small(place),
+        config: plan.config.clone(),
+    }
+}
+
+/// The data of its store: what it may use.
+fn guest(
+    site: &Site,
+    plan: &FunctionPlan,
+    state: Option<(Shared, bool)>,
+    seed: u64,
+) -> Guest<Context> {
+    let limits = Limits {
+        memory: plan.memory,
+        memory_at_start: usize::try_from(plan.admitted.memory_at_start).unwrap_or(usize::MAX),
+        deadline: plan.deadline,
+    };
+    // In `configure` it may ask for something, in rooms of its own, and so writes there beside those that are at work.
+    let window = Window { memory: site.window.clone(), writes: plan.writes, in_use: false };
+    let telemetry = Arc::clone(&plan.telemetry);
+    let function = GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
+        .with_seed(seed)
+        .with_code(plan.admitted.hash);
+    let mut guest = Guest::new(vec![function]);
+    let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
+    let (upstreams, kv) = (Arc::clone(&site.upstreams), site.store.clone());
+    guest.services = Some(Context::new(site.rooms.clone(), share, upstreams, kv));
+    guest
+}
+
 /// See the module.
 pub(crate) struct Instance {
     store: Store<Guest<Context>>,
@@ -74,59 +144,17 @@ impl Instance {
             }
             None => wrong(error),
         };
-        let small = |bytes: usize| u32::try_from(bytes).expect("regions are far below 4 GiB");
-        let kept = state.as_ref().is_some_and(|(_, kept)| *kept);
-        let setup = Setup {
-            window_bytes: small(site.window.bytes()),
-            window_align: small(site.window.align()),
-            room_bytes: small(site.rooms.room_bytes()),
-            state_bytes: state.as_ref().map_or(0, |(s, _)| small(s.bytes())),
-            state_align: state.as_ref().map_or(0, |(s, _)| small(s.align())),
-            state_kept: kept,
-            seed,
-            ports: site.names.clone(),
-            functions: names.to_vec(),
-            position: small(place),
-            config: plan.config.clone(),
-        };
-        let limits = Limits {
-            memory: plan.memory,
-            memory_at_start: usize::try_from(plan.admitted.memory_at_start).unwrap_or(usize::MAX),
-            deadline: plan.deadline,
-        };
-        // In `configure` it may ask for something, in rooms of its own, and so writes there beside those that are at work.
-        let window = Window { memory: site.window.clone(), writes: plan.writes, in_use: false };
-        let telemetry = Arc::clone(&plan.telemetry);
-        let function =
-            GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
-                .with_seed(seed)
-                .with_code(plan.admitted.hash);
-        let mut guest = Guest::new(vec![function]);
-        let share = (site.rooms.accounting().total / SHARE).max(1) as usize;
-        let (upstreams, kv) = (Arc::clone(&site.upstreams), site.store.clone());
-        guest.services = Some(Context::new(site.rooms.clone(), share, upstreams, kv));
+        let setup = setup(site, plan, (names, place), state.as_ref(), seed);
+        let guest = guest(site, plan, state, seed);
         let mut linker = site.sandbox.linker();
         link_function(&mut linker, "weir:net/host@0.1.0", 0).map_err(wrong)?;
         link_exchange(&mut linker).map_err(wrong)?;
         let mut store = site.sandbox.store(guest);
         let wasm =
             site.sandbox.instantiate(&linker, &mut store, component, Some(0)).map_err(start)?;
-        let world = plan.admitted.world;
-        let exports = Exports { instance: &wasm, interface: world.interface() };
+        let exports = Exports { instance: &wasm, interface: plan.admitted.world.interface() };
         let s = &mut store;
-        let calls = if world == World::Connection {
-            Calls::Connection {
-                opened: exports.get(s, "opened").map_err(wrong)?,
-                data: exports.get(s, "data").map_err(wrong)?,
-            }
-        } else {
-            Calls::Message {
-                request_head: exports.get(s, "request-head").map_err(wrong)?,
-                request_body: exports.get(s, "request-body").map_err(wrong)?,
-                response_head: exports.get(s, "response-head").map_err(wrong)?,
-                response_body: exports.get(s, "response-body").map_err(wrong)?,
-            }
-        };
+        let calls = Calls::of(&exports, s, plan.admitted.world).map_err(wrong)?;
         let snapshot = Exports { instance: &wasm, interface: "weir:net/snapshot@0.1.0" };
         let snapshot = plan.admitted.saves.then_some(snapshot);
         let snapshot = snapshot.map(|exports| exports.snapshot(s)).transpose().map_err(wrong)?;

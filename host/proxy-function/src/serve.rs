@@ -1,5 +1,6 @@
 //! An exchange's service, as the gateway's thread has it: the guest is elsewhere, its calls are made from here.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header, request};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use weir_exchange::{Environment, Onward, Origin, Stream, copied};
@@ -65,6 +66,18 @@ pub enum Unserved {
     Full,
 }
 
+impl Unserved {
+    /// After a guest that ended like this without a response. `whole`: the request, if it is as it came.
+    fn after(end: Option<How>, whole: impl FnOnce() -> Option<Request<Stream>>) -> Self {
+        match end {
+            Some(How::Failed(why)) => Self::Failed(why),
+            Some(How::Late) => Self::Late,
+            Some(How::Full) => Self::Full,
+            Some(How::Finished | How::Fault(_)) | None => Self::Fault(whole()),
+        }
+    }
+}
+
 /// An exchange that is being served.
 pub struct Serving {
     /// Its response. Whoever drops it, or later the response's body before its end, has the guest cut off.
@@ -106,10 +119,7 @@ impl ProxyFunction {
             let is_head = parts.method == Method::HEAD;
             let kept = keeps.then(|| copied(&parts));
             let untouched = Untouched::new(body);
-            let authority = parts.headers.get(header::HOST).cloned();
-            let authority = authority.or_else(|| HeaderValue::from_str(&local.to_string()).ok());
-            let authority = authority.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-            parts.headers.insert(header::HOST, authority.clone());
+            let authority = authority_of(&mut parts, local);
             let read = Read::untouched(untouched.clone(), Arc::clone(progress));
             let ((calls, called), (given, gives)) = (mpsc::channel(1), oneshot::channel());
             let (over, when_over) = oneshot::channel::<()>();
@@ -156,22 +166,27 @@ impl ProxyFunction {
                 }
                 Err(_) => {
                     interest.satisfied();
-                    Err(match shared.end() {
-                        Some(How::Failed(why)) => Unserved::Failed(why),
-                        Some(How::Late) => Unserved::Late,
-                        Some(How::Full) => Unserved::Full,
-                        Some(How::Finished | How::Fault(_)) | None => {
-                            let whole = progress.calls.load(Relaxed) == 0;
-                            let body = if whole { untouched.take() } else { None };
-                            let kept = kept.zip(body);
-                            Unserved::Fault(kept.map(|(p, body)| Request::from_parts(p, body)))
-                        }
-                    })
+                    let whole = || {
+                        let untouched =
+                            (progress.calls.load(Relaxed) == 0).then(|| untouched.take());
+                        let (parts, body) = kept.zip(untouched.flatten())?;
+                        Some(Request::from_parts(parts, body))
+                    };
+                    Err(Unserved::after(shared.end(), whole))
                 }
             }
         };
         Serving { head: Box::pin(head), ended: Box::pin(ended) }
     }
+}
+
+/// The authority of a request, which it has from here on: the address that it came to, if it names none.
+fn authority_of(parts: &mut request::Parts, local: SocketAddr) -> HeaderValue {
+    let authority = parts.headers.get(header::HOST).cloned();
+    let authority = authority.or_else(|| HeaderValue::from_str(&local.to_string()).ok());
+    let authority = authority.unwrap_or_else(|| HeaderValue::from_static("localhost"));
+    parts.headers.insert(header::HOST, authority.clone());
+    authority
 }
 
 impl ProxyFunction {

@@ -3,6 +3,7 @@
 //! Nothing is compiled here, and nothing of the upload is executed. All reasons against it are collected, so that an
 //! author sees them at once.
 
+use std::mem;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -243,104 +244,137 @@ fn features() -> WasmFeatures {
     features
 }
 
+/// What a component is made of, as far as it matters here.
+#[derive(Default)]
+struct Survey {
+    imports: Vec<String>,
+    /// Why imports are refused that are no interfaces.
+    reasons: Vec<String>,
+    /// Interfaces.
+    exports: Vec<String>,
+    modules: usize,
+    starts: Starts,
+}
+
+impl Survey {
+    fn of(component: &[u8]) -> Result<Self, Refused> {
+        let mut survey = Self::default();
+        // How deep we are in nested modules and components; the component's own imports are at 1.
+        let mut depth = 0usize;
+        for payload in Parser::new(0).parse_all(component) {
+            let payload = match payload {
+                Ok(payload) => payload,
+                Err(error) => {
+                    return Err(Refused::because(format!("it is not a valid component: {error}")));
+                }
+            };
+            survey.starts.read(&payload);
+            match payload {
+                Payload::Version { encoding, .. } => {
+                    depth += 1;
+                    survey.modules += usize::from(encoding == Encoding::Module);
+                }
+                Payload::End(_) => depth -= 1,
+                Payload::ComponentImportSection(section) if depth == 1 => {
+                    for import in section.into_iter().flatten() {
+                        survey.import(import.name.name, import.ty)?;
+                    }
+                }
+                Payload::ComponentExportSection(section) if depth == 1 => {
+                    let exports = section.into_iter().flatten();
+                    let interfaces =
+                        exports.filter(|export| export.kind == ComponentExternalKind::Instance);
+                    survey.exports.extend(interfaces.map(|export| export.name.name.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        Ok(survey)
+    }
+
+    fn import(&mut self, name: &str, ty: ComponentTypeRef) -> Result<(), Refused> {
+        if self.imports.len() == IMPORTS_MAX || name.len() > IMPORT_NAME_MAX {
+            return Err(Refused::because(format!(
+                "it has more than {IMPORTS_MAX} imports, or one whose name has more than {IMPORT_NAME_MAX} bytes: \
+                 no function needs those"
+            )));
+        }
+        if !matches!(ty, ComponentTypeRef::Instance(_)) {
+            self.reasons.push(import_reason(name, None));
+        }
+        self.imports.push(name.to_owned());
+        Ok(())
+    }
+
+    /// The one world that it implements, or why there is none.
+    fn world(&self) -> Result<World, String> {
+        let exported =
+            |world: &World| self.exports.iter().any(|export| world.is_exported_as(export));
+        let mut worlds = World::ALL.into_iter().filter(exported);
+        match (worlds.next(), worlds.next()) {
+            (Some(world), None) => Ok(world),
+            (Some(one), Some(other)) => {
+                let (one, other) = (one.interface(), other.interface());
+                Err(format!("it exports both {one} and {other}: export one"))
+            }
+            (None, _) => Err(world_reason(&self.exports)),
+        }
+    }
+
+    /// Why its imports are not what this world has; what implements none is told what functions of ours may import.
+    fn strange_imports(&self, world: Option<World>) -> Vec<String> {
+        let admits = world.unwrap_or(World::Window);
+        let strange = self.imports.iter().filter(|import| !admits.admits(import));
+        let mut reasons: Vec<_> = strange.map(|import| import_reason(import, world)).collect();
+        if world.is_some_and(|world| !world.of_messages())
+            && self.imports.iter().any(|import| import == EXCHANGE_IMPORT)
+        {
+            reasons.push(format!(
+                "it imports {EXCHANGE_IMPORT}, which functions for packets do not have: it is for those that export {MESSAGE} or \
+                 {CONNECTION}"
+            ));
+        }
+        reasons
+    }
+
+    /// Why it is too large.
+    fn excesses(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let memory = self.starts.bytes();
+        if memory > MEMORY_AT_START_MAX {
+            reasons.push(format!(
+                "it starts with {} of memory and tables; allowed are {}",
+                size(memory),
+                size(MEMORY_AT_START_MAX)
+            ));
+        }
+        if self.modules > MODULES_MAX {
+            let modules = self.modules;
+            reasons.push(format!("it contains {modules} core modules; allowed are {MODULES_MAX}"));
+        }
+        reasons
+    }
+}
+
 fn inspect(component: Arc<[u8]>) -> Result<Admitted, Refused> {
-    let mut found = Refused::default();
-    let mut exports = Vec::new();
-    let mut starts = Starts::default();
-    let mut modules = 0usize;
-    // How deep we are in nested modules and components; the component's own imports are at 1.
-    let mut depth = 0usize;
-    for payload in Parser::new(0).parse_all(&component) {
-        let payload = match payload {
-            Ok(payload) => payload,
-            Err(error) => {
-                return Err(Refused::because(format!("it is not a valid component: {error}")));
-            }
-        };
-        starts.read(&payload);
-        match payload {
-            Payload::Version { encoding, .. } => {
-                depth += 1;
-                modules += usize::from(encoding == Encoding::Module);
-            }
-            Payload::End(_) => depth -= 1,
-            Payload::ComponentImportSection(section) if depth == 1 => {
-                for import in section.into_iter().flatten() {
-                    let bytes = import.name.name.len();
-                    if found.imports.len() == IMPORTS_MAX || bytes > IMPORT_NAME_MAX {
-                        return Err(Refused::because(format!(
-                            "it has more than {IMPORTS_MAX} imports, or one whose name has more than {IMPORT_NAME_MAX} bytes: \
-                             no function needs those"
-                        )));
-                    }
-                    if !matches!(import.ty, ComponentTypeRef::Instance(_)) {
-                        found.reasons.push(import_reason(import.name.name, None));
-                    }
-                    found.imports.push(import.name.name.to_owned());
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 1 => {
-                for export in section.into_iter().flatten() {
-                    if export.kind == ComponentExternalKind::Instance {
-                        exports.push(export.name.name.to_owned());
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    let memory_at_start = starts.bytes();
-    let has = |name: &str| exports.iter().any(|export| export == name);
-    let exported = |world: &World| exports.iter().any(|export| world.is_exported_as(export));
-    let mut worlds = World::ALL.into_iter().filter(exported);
-    found.world = match (worlds.next(), worlds.next()) {
-        (Some(world), None) => Some(world),
-        (Some(one), Some(other)) => {
-            let (one, other) = (one.interface(), other.interface());
-            found.reasons.push(format!("it exports both {one} and {other}: export one"));
-            None
-        }
-        (None, _) => {
-            found.reasons.push(world_reason(&exports));
-            None
-        }
-    };
-    // What implements no world is told what functions of ours may import.
-    let world = found.world.unwrap_or(World::Window);
-    let strange = found.imports.iter().filter(|import| !world.admits(import));
-    found.reasons.extend(strange.map(|import| import_reason(import, found.world)));
-    if found.world.is_some_and(|world| !world.of_messages())
-        && found.imports.iter().any(|import| import == EXCHANGE_IMPORT)
-    {
-        found.reasons.push(format!(
-            "it imports {EXCHANGE_IMPORT}, which functions for packets do not have: it is for those that export {MESSAGE} or \
-             {CONNECTION}"
-        ));
-    }
-    if memory_at_start > MEMORY_AT_START_MAX {
-        found.reasons.push(format!(
-            "it starts with {} of memory and tables; allowed are {}",
-            size(memory_at_start),
-            size(MEMORY_AT_START_MAX)
-        ));
-    }
-    if modules > MODULES_MAX {
-        found
-            .reasons
-            .push(format!("it contains {modules} core modules; allowed are {MODULES_MAX}"));
-    }
-    match found.world {
-        Some(world) if found.reasons.is_empty() => Ok(Admitted {
+    let mut survey = Survey::of(&component)?;
+    let mut reasons = mem::take(&mut survey.reasons);
+    let world = survey.world().map_err(|reason| reasons.push(reason)).ok();
+    reasons.extend(survey.strange_imports(world));
+    reasons.extend(survey.excesses());
+    let Survey { imports, exports, starts, .. } = survey;
+    match world {
+        Some(world) if reasons.is_empty() => Ok(Admitted {
             hash: Sha256::digest(&component).into(),
             world,
-            saves: has(SNAPSHOT),
-            imports: found.imports,
+            saves: exports.iter().any(|export| export == SNAPSHOT),
+            imports,
             memories_at_start: u32::try_from(starts.memories()).unwrap_or(u32::MAX),
-            memory_at_start,
+            memory_at_start: starts.bytes(),
             manifest: crate::manifest::embedded_manifest(&component),
             component,
         }),
-        _ => Err(found),
+        _ => Err(Refused { world, imports, reasons, ..Refused::default() }),
     }
 }
 

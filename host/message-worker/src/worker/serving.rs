@@ -178,26 +178,8 @@ impl Serving {
     fn told(self: &Rc<Self>, message: Message) -> Result<(), Breach> {
         let serving = Rc::clone(self);
         match message.kind {
-            say::REQUEST_HEAD | say::RESPONSE_HEAD => {
-                let direction = match message.kind {
-                    say::REQUEST_HEAD => Direction::Request,
-                    _ => Direction::Response,
-                };
-                let Ok(origin) = head::read_origin(&message.bytes) else {
-                    self.reset(&message, direction);
-                    return Ok(());
-                };
-                let exchange = self.exchange(&message, &origin);
-                self.line.run(async move {
-                    let mut head = message.bytes.clone();
-                    let step = match direction {
-                        Direction::Request => exchange.laid_request_head(&mut head).await,
-                        Direction::Response => exchange.laid_response_head(&mut head).await,
-                    };
-                    let changed = exchange.take_changed(direction).then_some(head);
-                    serving.stepped(&message, direction, &exchange, step, changed);
-                });
-            }
+            say::REQUEST_HEAD => self.head(message, Direction::Request),
+            say::RESPONSE_HEAD => self.head(message, Direction::Response),
             say::OPEN | say::OPENED => {
                 let Ok(origin) = head::read_origin(&message.bytes) else { return Ok(()) };
                 let exchange = self.exchange(&message, &origin);
@@ -236,16 +218,7 @@ impl Serving {
                     let _ = answer.send(message);
                 }
             }
-            say::PARTS => {
-                let Ok(origin) = head::read_origin(&message.bytes) else {
-                    self.reset(&message, Direction::Request);
-                    return Ok(());
-                };
-                let exchange = self.exchange(&message, &origin);
-                self.parted.borrow_mut().insert(message.exchange, exchange.clone());
-                let parts: Vec<u8> = exchange.parts().into_iter().map(u8::from).collect();
-                self.say(&message, Direction::Request, &exchange, say::PARTED, parts.into());
-            }
+            say::PARTS => self.divide(&message),
             say::PART => {
                 if let Some(ExchangePart::Events(part)) = self.part(&message) {
                     self.exchanges.borrow_mut().insert(message.exchange, part);
@@ -261,6 +234,37 @@ impl Serving {
             _ => self.services.told(message)?,
         }
         Ok(())
+    }
+
+    /// The head of a request or response.
+    fn head(self: &Rc<Self>, message: Message, direction: Direction) {
+        let serving = Rc::clone(self);
+        let Ok(origin) = head::read_origin(&message.bytes) else {
+            self.reset(&message, direction);
+            return;
+        };
+        let exchange = self.exchange(&message, &origin);
+        self.line.run(async move {
+            let mut head = message.bytes.clone();
+            let step = match direction {
+                Direction::Request => exchange.laid_request_head(&mut head).await,
+                Direction::Response => exchange.laid_response_head(&mut head).await,
+            };
+            let changed = exchange.take_changed(direction).then_some(head);
+            serving.stepped(&message, direction, &exchange, step, changed);
+        });
+    }
+
+    /// Says which parts an exchange has, and keeps it for them.
+    fn divide(&self, message: &Message) {
+        let Ok(origin) = head::read_origin(&message.bytes) else {
+            self.reset(message, Direction::Request);
+            return;
+        };
+        let exchange = self.exchange(message, &origin);
+        self.parted.borrow_mut().insert(message.exchange, exchange.clone());
+        let parts: Vec<u8> = exchange.parts().into_iter().map(u8::from).collect();
+        self.say(message, Direction::Request, &exchange, say::PARTED, parts.into());
     }
 
     /// The part of an exchange that a message speaks of.
