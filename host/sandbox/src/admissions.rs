@@ -1,5 +1,6 @@
-//! What was admitted, so that it is looked at once: chains that use the same upload share its bytes, and an upload is not
-//! looked at again on its way from being checked to being compiled and deployed, nor when it is brought back or the host starts ([`Answers`]).
+//! What was admitted, so that it is looked at once: chains that use the same upload share its
+//! bytes, and an upload is not looked at again on its way from being checked to being compiled and
+//! deployed, nor when it is brought back or the host starts ([`Answers`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,7 +20,8 @@ const RECENT_MAX: usize = 16 << 20;
 /// How often a child is tried that cannot be started, and the pause between.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of what a child says of an upload: what it made of it, and what it found, of which a manifest has most.
+/// Bytes of what a child says of an upload: what it made of it, and what it found, of which a
+/// manifest has most.
 const ANSWER_MAX: usize = 2 * UPLOAD_MAX;
 
 /// See the module.
@@ -131,7 +133,8 @@ fn admit_by(compiler: &Compiler, upload: &[u8]) -> Result<Admitted, Refused> {
     })
 }
 
-/// What the child of [`Compiler::Child`] says of an upload: what [`admit`] does, and the component if it is not the upload itself.
+/// What the child of [`Compiler::Child`] says of an upload: what [`admit`] does, and the component
+/// if it is not the upload itself.
 #[must_use]
 pub fn answer_admission(upload: &[u8]) -> Vec<u8> {
     answer(admit(upload).as_ref(), upload)
@@ -216,7 +219,8 @@ mod tests {
         assert!(refused.to_string().contains("it is not WebAssembly"), "{refused}");
     }
 
-    /// A host that is started again and again: its children answer what the file `answer` says, and note in `asked` that they were asked.
+    /// A host that is started again and again: its children answer what the file `answer` says, and
+    /// note in `asked` that they were asked.
     struct Starts {
         directory: tempfile::TempDir,
         config: SandboxConfig,

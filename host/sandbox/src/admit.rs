@@ -1,7 +1,7 @@
 //! Admission: what is checked before anything of an upload may run.
 //!
-//! Nothing is compiled here, and nothing of the upload is executed. All reasons against it are collected, so that an
-//! author sees them at once.
+//! Nothing is compiled here, and nothing of the upload is executed. All reasons against it are
+//! collected, so that an author sees them at once.
 
 use std::mem;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ pub const UPLOAD_MAX: usize = 64 << 20;
 const MEMORY_AT_START_MAX: u64 = 256 << 20;
 /// Core modules in a component; compilers and adapters make a handful.
 const MODULES_MAX: usize = 64;
-/// Imports of a component, and bytes of the name of one: they are kept, and shown. All of WASI 0.2 has forty.
+/// Imports of a component, and bytes of the name of one: they are kept, and shown. All of WASI 0.2
+/// has forty.
 const IMPORTS_MAX: usize = 256;
 const IMPORT_NAME_MAX: usize = 256;
 /// Exports of one that are named to whoever exports none of ours.
@@ -35,8 +36,9 @@ const REASON_MAX: usize = 4096;
 const ADMISSIBLE_IMPORTS: [&str; 3] =
     ["weir:net/types@0.1.0", "weir:net/host@0.1.0", EXCHANGE_IMPORT];
 
-/// What a component of the world `wasi:http/proxy` may import, at any version 0.2: its own world, what `wasm32-wasip2` and the
-/// adapters of other toolchains pull in besides. None of it reaches a file or the network.
+/// What a component of the world `wasi:http/proxy` may import, at any version 0.2: its own world,
+/// what `wasm32-wasip2` and the adapters of other toolchains pull in besides. None of it reaches a
+/// file or the network.
 const PROXY_IMPORTS: [&str; 7] = [
     "wasi:http/",
     "wasi:io/",
@@ -98,7 +100,8 @@ impl World {
         }
     }
 
-    /// The interface that a component of this world exports; of `wasi:http` without the last part of its version.
+    /// The interface that a component of this world exports; of `wasi:http` without the last part
+    /// of its version.
     #[must_use]
     pub const fn interface(self) -> &'static str {
         match self {
@@ -154,7 +157,8 @@ pub struct Admitted {
     pub imports: Vec<String>,
     /// Linear memories it is instantiated with.
     pub memories_at_start: u32,
-    /// Bytes of linear memory it is instantiated with, and of tables, as far as they are whole Wasm pages.
+    /// Bytes of linear memory it is instantiated with, and of tables, as far as they are whole Wasm
+    /// pages.
     pub memory_at_start: u64,
     /// The text of `function.toml` that it carries.
     pub manifest: Option<String>,
@@ -170,7 +174,8 @@ pub struct Refused {
     pub world: Option<World>,
     /// What it imports, as far as it could be read.
     pub imports: Vec<String>,
-    /// Nobody has looked at it, or not to the end, which may be for want of memory, time or processes: it is not known whether it may run.
+    /// Nobody has looked at it, or not to the end, which may be for want of memory, time or
+    /// processes: it is not known whether it may run.
     #[serde(skip)]
     pub unknown: bool,
 }
@@ -195,8 +200,9 @@ impl Refused {
     }
 }
 
-/// Looks at an upload: a component, or a core module that carries its component type. To validate one takes time and memory that its author
-/// decides about, many times its size: in a host, a child does it ([`crate::Sandbox::admit`]).
+/// Looks at an upload: a component, or a core module that carries its component type. To validate
+/// one takes time and memory that its author decides about, many times its size: in a host, a child
+/// does it ([`crate::Sandbox::admit`]).
 ///
 /// # Errors
 /// All the reasons for which it may not run.
@@ -230,8 +236,8 @@ fn look_at(upload: &[u8]) -> Result<Admitted, Refused> {
     inspect(component)
 }
 
-/// The proposals that guests may use: what wasmtime enables by default, less threads (a function is one
-/// thread's), 64-bit memories and the component model's asynchronous part.
+/// The proposals that guests may use: what wasmtime enables by default, less threads (a function is
+/// one thread's), 64-bit memories and the component model's asynchronous part.
 fn features() -> WasmFeatures {
     let mut features = WasmFeatures::default();
     features.set(WasmFeatures::THREADS, false);
@@ -321,7 +327,8 @@ impl Survey {
         }
     }
 
-    /// Why its imports are not what this world has; what implements none is told what functions of ours may import.
+    /// Why its imports are not what this world has; what implements none is told what functions of
+    /// ours may import.
     fn strange_imports(&self, world: Option<World>) -> Vec<String> {
         let admits = world.unwrap_or(World::Window);
         let strange = self.imports.iter().filter(|import| !admits.admits(import));

@@ -1,16 +1,21 @@
-//! What children found of uploads, on disk beside compiled code: so that a start needs no child for what ran before.
+//! What children found of uploads, on disk beside compiled code: so that a start needs no child for
+//! what ran before.
 //!
-//! An answer is the word of the program that gave it: of its rules, limits, validator and engine, and of how it is written down. So it is
-//! believed by the very same build of that program alone, which is known by the build ID that the linker made of all that is in it, and if the
-//! child was started with the same arguments. The next version looks at everything anew, and may refuse what this one took. `compile-timeout` is
-//! not asked for: it bounds the time that looking takes, and this takes none.
+//! An answer is the word of the program that gave it: of its rules, limits, validator and engine,
+//! and of how it is written down. So it is believed by the very same build of that program alone,
+//! which is known by the build ID that the linker made of all that is in it, and if the child was
+//! started with the same arguments. The next version looks at everything anew, and may refuse what
+//! this one took. `compile-timeout` is not asked for: it bounds the time that looking takes, and
+//! this takes none.
 //!
-//! Refusals are not kept. Some are about the machine and not the upload (no memory, no time), whoever is refused may try as often as he likes,
-//! and what is refused is in no chain, so that no start waits for it.
+//! Refusals are not kept. Some are about the machine and not the upload (no memory, no time),
+//! whoever is refused may try as often as he likes, and what is refused is in no chain, so that no
+//! start waits for it.
 //!
-//! What lies there is trusted like compiled code, and for the same reason: only the host's user can write in the directory, and the host does not
-//! start when others can. Who could would rather write machine code, which is executed; this only says what may be compiled. What
-//! is damaged, or was written for another upload or by another build, is not taken.
+//! What lies there is trusted like compiled code, and for the same reason: only the host's user can
+//! write in the directory, and the host does not start when others can. Who could would rather
+//! write machine code, which is executed; this only says what may be compiled. What is damaged, or
+//! was written for another upload or by another build, is not taken.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -38,7 +43,8 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Where children look at uploads, there is a place on disk, and the program says which build it is.
+    /// Where children look at uploads, there is a place on disk, and the program says which build
+    /// it is.
     pub(crate) fn new(config: &SandboxConfig) -> Option<Self> {
         let Compiler::Child { program, admission, .. } = &config.compiler else { return None };
         let cache = config.cache.clone()?;

@@ -1,4 +1,5 @@
-//! Machine code on disk, one file for each component, and what was found of uploads; all together bounded in bytes.
+//! Machine code on disk, one file for each component, and what was found of uploads; all together
+//! bounded in bytes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,8 +17,8 @@ use wasmtime::component::Component;
 /// Bytes behind the content of a file: the SHA-256 of it.
 const SUM: usize = 32;
 
-/// Where compiled code, and what was found of uploads, is kept from one start to the next. What was used longest ago goes first when there is
-/// too much.
+/// Where compiled code, and what was found of uploads, is kept from one start to the next. What was
+/// used longest ago goes first when there is too much.
 #[derive(Clone, Debug)]
 pub struct CodeCache {
     /// Must be writable by nobody else, because what lies there is executed.
@@ -50,7 +51,8 @@ impl CodeCache {
         Ok(())
     }
 
-    /// Loads a component's code with the first engine that can; what cannot be read, or is not what was written, is compiled again.
+    /// Loads a component's code with the first engine that can; what cannot be read, or is not what
+    /// was written, is compiled again.
     pub(crate) fn load<'a>(
         &self,
         engines: impl Iterator<Item = &'a Engine>,
@@ -61,8 +63,9 @@ impl CodeCache {
         let mut failed = "the file is damaged".to_owned();
         if is_whole(&file).unwrap_or(false) {
             for engine in engines {
-                // SAFETY: nobody else may write in the directory (`make`), what lies in the file is what was written, and its name carries
-                // the hash of component, wasmtime version and settings. The sum behind the code is in no part of it.
+                // SAFETY: nobody else may write in the directory (`make`), what lies in the file is
+                // what was written, and its name carries the hash of component, wasmtime version
+                // and settings. The sum behind the code is in no part of it.
                 match unsafe { Component::deserialize_file(engine, &path) } {
                     Ok(component) => {
                         // Only says that it is still used.
@@ -77,7 +80,8 @@ impl CodeCache {
         None
     }
 
-    /// Reads what [`Self::keep`] kept, of at most so many bytes. What cannot be read, or is not what was written, is not there.
+    /// Reads what [`Self::keep`] kept, of at most so many bytes. What cannot be read, or is not
+    /// what was written, is not there.
     pub(crate) fn read(&self, name: &str, most: usize) -> Option<Vec<u8>> {
         let path = self.directory.join(name);
         let file = File::open(&path).ok()?;
@@ -97,8 +101,9 @@ impl CodeCache {
         Some(content)
     }
 
-    /// Keeps a component's code, or what was found of an upload: there whole or not at all, whoever else writes the same, and whether the
-    /// machine goes on or not. Without it that is done again at the next start. The answer is whether it is there.
+    /// Keeps a component's code, or what was found of an upload: there whole or not at all, whoever
+    /// else writes the same, and whether the machine goes on or not. Without it that is done again
+    /// at the next start. The answer is whether it is there.
     pub(crate) fn keep(&self, name: &str, content: &[u8]) -> bool {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
         let path = self.directory.join(name);
@@ -115,7 +120,8 @@ impl CodeCache {
             .truncate(true)
             .mode(0o600)
             .open(&partial)
-            // On disk before it has its name, or a power loss could leave the name with something else behind it.
+            // On disk before it has its name, or a power loss could leave the name with something
+            // else behind it.
             .and_then(|mut file| {
                 file.write_all(content)?;
                 file.write_all(&Sha256::digest(content))?;
@@ -136,8 +142,9 @@ impl CodeCache {
         stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Has the disk have room for so many bytes beside what is left to others, if removing what was used longest ago makes it. If not,
-    /// nothing is removed in vain: code that is loaded is mapped, so its file's room is not free before this process ends.
+    /// Has the disk have room for so many bytes beside what is left to others, if removing what was
+    /// used longest ago makes it. If not, nothing is removed in vain: code that is loaded is
+    /// mapped, so its file's room is not free before this process ends.
     fn make_room(&self, newest: &Path, bytes: u64, free: impl Fn() -> u64) -> bool {
         let wanted = self.spare.saturating_add(bytes);
         if free() >= wanted {
@@ -155,7 +162,8 @@ impl CodeCache {
             if before >= wanted {
                 break;
             }
-            // The disk may free it later, or another process have it mapped: the rest would go the same way.
+            // The disk may free it later, or another process have it mapped: the rest would go the
+            // same way.
             if fs::remove_file(path).is_ok() && free() <= before {
                 break;
             }

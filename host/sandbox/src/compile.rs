@@ -1,4 +1,5 @@
-//! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]), bounded in time.
+//! Compilation: once for each component, cached by hash in memory and on disk ([`CodeCache`]),
+//! bounded in time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,8 +25,9 @@ use crate::trace::FRAMES_MAX;
 
 /// Bytes of stack a guest may use.
 const STACK_MAX: usize = 512 << 10;
-/// Bytes of machine code of an upload: it is some three times as large as what it was compiled of, but can be made to be twenty times as
-/// large. Of a chain there may be as much for each function, and no more than workers take ([`CODE_MAX`]).
+/// Bytes of machine code of an upload: it is some three times as large as what it was compiled of,
+/// but can be made to be twenty times as large. Of a chain there may be as much for each function,
+/// and no more than workers take ([`CODE_MAX`]).
 const COMPILED_MAX: usize = 256 << 20;
 /// Bytes of loaded components that are kept in memory although nobody may use them any more.
 const LOADED_MAX: usize = 64 << 20;
@@ -39,7 +41,8 @@ pub struct SandboxConfig {
     pub compiler: Compiler,
     /// The process is shut in: it can open no files, and ask the kernel for little.
     pub shut_in: bool,
-    /// Memories that are used again, for components that get an instance for each request; 1,024 if it is not said.
+    /// Memories that are used again, for components that get an instance for each request; 1,024 if
+    /// it is not said.
     pub service_memories: Option<u32>,
 }
 
@@ -169,7 +172,8 @@ impl Sandbox {
         self.serving.get_or_init(start).as_ref()
     }
 
-    /// Where a component can run. One that is larger than the places of the engine for services has only the other.
+    /// Where a component can run. One that is larger than the places of the engine for services has
+    /// only the other.
     fn engines(&self, serves: bool) -> impl Iterator<Item = &Engine> {
         let serving = if serves { self.serving() } else { None };
         serving.map(|serving| &serving.engine).into_iter().chain([&self.engine])
@@ -208,8 +212,9 @@ impl Sandbox {
         store
     }
 
-    /// Makes an instance in a store of [`Self::store`], of the function at `place`, or of all of the store's linked together. Start code of
-    /// the component's modules runs here, as long as [`Guest::setup`](crate::Guest::setup) says and with the memory of whom it is of; a
+    /// Makes an instance in a store of [`Self::store`], of the function at `place`, or of all of
+    /// the store's linked together. Start code of the component's modules runs here, as long as
+    /// [`Guest::setup`](crate::Guest::setup) says and with the memory of whom it is of; a
     /// [`Ticker`] must be ticking.
     ///
     /// # Errors
@@ -227,8 +232,9 @@ impl Sandbox {
         instance
     }
 
-    /// As [`crate::admit`], once for all chains that use the upload: they share its bytes. The configured [`Compiler`] looks at it: what a
-    /// component takes to validate is its author's to say. What a child finds is kept on disk, as compiled code is.
+    /// As [`crate::admit`], once for all chains that use the upload: they share its bytes. The
+    /// configured [`Compiler`] looks at it: what a component takes to validate is its author's to
+    /// say. What a child finds is kept on disk, as compiled code is.
     ///
     /// # Errors
     /// As [`crate::admit`], and when that takes too long or too much memory.
@@ -236,7 +242,8 @@ impl Sandbox {
         self.admissions.admit(&self.config.compiler, upload)
     }
 
-    /// The same for an upload of which nobody has said yet that there is room for it: nothing is kept on disk.
+    /// The same for an upload of which nobody has said yet that there is room for it: nothing is
+    /// kept on disk.
     ///
     /// # Errors
     /// As for [`Self::admit`].
@@ -253,7 +260,8 @@ impl Sandbox {
         self.obtain(hash, false, || Ok(self.run_compiler(component, &[], 1)?.0))
     }
 
-    /// The same for a component that gets an instance for each request: memories of those are used again.
+    /// The same for a component that gets an instance for each request: memories of those are used
+    /// again.
     ///
     /// # Errors
     /// As for [`Self::compile`].
@@ -265,7 +273,8 @@ impl Sandbox {
         self.obtain(hash, true, || Ok(self.run_compiler(component, &[], 1)?.0))
     }
 
-    /// Where instances of such a component can be made: in memories that are used again and, when all of those are taken, in others.
+    /// Where instances of such a component can be made: in memories that are used again and, when
+    /// all of those are taken, in others.
     ///
     /// # Errors
     /// As for [`Self::compile`].
@@ -280,8 +289,8 @@ impl Sandbox {
         Ok(if same { vec![best] } else { vec![best, other] })
     }
 
-    /// The same for a component that we composed around one upload. The code of its functions is remembered for when it is composed
-    /// with others.
+    /// The same for a component that we composed around one upload. The code of its functions is
+    /// remembered for when it is composed with others.
     ///
     /// # Errors
     /// As for [`Self::compile`].
@@ -290,9 +299,10 @@ impl Sandbox {
         self.obtain(hash, false, || Ok(self.compile_part(component, hash)?.0))
     }
 
-    /// The same for a component that we composed of several uploads. `parts` gives what [`Self::compile_untried`] has of each: its
-    /// functions are not compiled again if they are known, and each of those that are not, after a start or because there were
-    /// too many since, is compiled with the time that an upload has.
+    /// The same for a component that we composed of several uploads. `parts` gives what
+    /// [`Self::compile_untried`] has of each: its functions are not compiled again if they are
+    /// known, and each of those that are not, after a start or because there were too many since,
+    /// is compiled with the time that an upload has.
     ///
     /// # Errors
     /// As for [`Self::compile`].
@@ -357,12 +367,13 @@ impl Sandbox {
             Some(compiled) => compiled,
             None => {
                 let code = compile()?;
-                // The pages of a file are the kernel's to drop and to read again; those of a copy are this process's.
+                // The pages of a file are the kernel's to drop and to read again; those of a copy
+                // are this process's.
                 let kept = cache.filter(|cache| cache.keep(&name, &code));
                 match kept.and_then(|cache| cache.load(self.engines(serves), &name)) {
                     Some(component) => component,
-                    // SAFETY: these bytes were made just now by this very wasmtime, in this process or in the
-                    // child that we started for it.
+                    // SAFETY: these bytes were made just now by this very wasmtime, in this process
+                    // or in the child that we started for it.
                     None => unsafe { self.load(&code, serves) }?,
                 }
             }
@@ -377,7 +388,8 @@ impl Sandbox {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The code of a component of so many uploads, and that of its functions, of which some are `known`, if a child compiles.
+    /// The code of a component of so many uploads, and that of its functions, of which some are
+    /// `known`, if a child compiles.
     fn run_compiler(
         &self,
         component: &[u8],
@@ -402,8 +414,9 @@ impl Sandbox {
         }
     }
 
-    /// What the child of [`Compiler::Child`] does with what it is given: a component, with what is known of its functions, in,
-    /// machine code out, for the component as a whole and for each of its functions.
+    /// What the child of [`Compiler::Child`] does with what it is given: a component, with what is
+    /// known of its functions, in, machine code out, for the component as a whole and for each of
+    /// its functions.
     ///
     /// # Errors
     /// When the component does not compile.
@@ -419,8 +432,9 @@ impl Sandbox {
     }
 }
 
-/// Calls a guest that may hand the host so many bytes in one of its calls, or answer, if they are more than [`ARGUMENTS_MAX`]. wasmtime
-/// counts all bytes of a list, those of a region that is only looked for as well.
+/// Calls a guest that may hand the host so many bytes in one of its calls, or answer, if they are
+/// more than [`ARGUMENTS_MAX`]. wasmtime counts all bytes of a list, those of a region that is only
+/// looked for as well.
 pub fn giving<S: 'static, T>(
     store: &mut Store<S>,
     bytes: usize,
@@ -504,7 +518,8 @@ mod tests {
         let functions = Arc::new(FunctionCache::default());
         let order = function_cache::order(component, known);
         let mut config = config(&functions).unwrap();
-        // On one thread: with several, what a thread compiled before is in some functions' keys, and they may be made again.
+        // On one thread: with several, what a thread compiled before is in some functions' keys,
+        // and they may be made again.
         config.parallel_compilation(false);
         let engine = Engine::new(&config).unwrap();
         let code = engine.precompile_component(functions.take_order(&order).unwrap());

@@ -16,14 +16,16 @@ pub enum Compiler {
     #[default]
     InProcess,
     /// A child process that reads what it is to compile from standard input and writes what
-    /// [`crate::Sandbox::precompile`] makes of it to standard output. It is killed when its time is up, so an
-    /// upload that takes forever to compile costs nothing but itself. This process then compiles nothing.
+    /// [`crate::Sandbox::precompile`] makes of it to standard output. It is killed when its time is
+    /// up, so an upload that takes forever to compile costs nothing but itself. This process then
+    /// compiles nothing.
     Child {
         /// The program.
         program: PathBuf,
         /// Its arguments.
         arguments: Vec<String>,
-        /// Its arguments to have it look at an upload instead, and write what [`crate::answer_admission`] says of that.
+        /// Its arguments to have it look at an upload instead, and write what
+        /// [`crate::answer_admission`] says of that.
         admission: Vec<String>,
         /// Time it has.
         timeout: Duration,

@@ -1,6 +1,8 @@
-//! Deadlines of guests: what of a thread's CPU time they are charged for, looked at once in each epoch.
+//! Deadlines of guests: what of a thread's CPU time they are charged for, looked at once in each
+//! epoch.
 //!
-//! Owns: what a look remembers for the next one. Must not know: what runs in a store, and what becomes of one whose time is up.
+//! Owns: what a look remembers for the next one. Must not know: what runs in a store, and what
+//! becomes of one whose time is up.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -69,7 +71,8 @@ impl Watch {
             (Some(watched), _) => at.saturating_sub(watched.at),
             (None, Some((_, begun))) => at.saturating_sub(begun),
             (None, None) => {
-                // When the burst began is not known. If nobody was looked at for long, the next bursts tell whether it was this one.
+                // When the burst began is not known. If nobody was looked at for long, the next
+                // bursts tell whether it was this one.
                 let time = at.saturating_sub(anybody);
                 if charged(time, limit) < time / 2 {
                     self.doubts = DOUBTS;
@@ -98,23 +101,26 @@ const DOUBTS: u32 = 256;
 /// Deadlines that a guest may be late without being charged for it, before it is held against it.
 const LATE_MAX: u32 = 16;
 
-/// CPU time that a guest ran beyond its deadlines and was not charged for ([`charged`]). Now and then that is nobody's fault; a guest to which
-/// it happens again and again has the engine fill or copy megabytes, which nobody can look at before it is done.
+/// CPU time that a guest ran beyond its deadlines and was not charged for ([`charged`]). Now and
+/// then that is nobody's fault; a guest to which it happens again and again has the engine fill or
+/// copy megabytes, which nobody can look at before it is done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lateness(Duration);
 
 impl Lateness {
-    /// Takes in how late a look found a guest that has `limit`; true when it has become a habit. One look counts as a whole limit at
-    /// most, and each forgives a part of one.
+    /// Takes in how late a look found a guest that has `limit`; true when it has become a habit.
+    /// One look counts as a whole limit at most, and each forgives a part of one.
     pub(crate) fn add(&mut self, late: Duration, limit: Duration) -> bool {
         self.0 = (self.0 + late.min(limit)).saturating_sub(limit / LATE_MAX);
         self.0 > limit * LATE_MAX
     }
 }
 
-/// What a guest that has this much time is charged for CPU time between two looks at it: at most a quarter of what it has, or an epoch.
-/// A virtual CPU that was taken away for long, and a page fault that had the host work for long, look like CPU time of
-/// the guest; but then nobody has looked in the meantime. Functions of chains that are late so again and again are at fault all the same.
+/// What a guest that has this much time is charged for CPU time between two looks at it: at most a
+/// quarter of what it has, or an epoch. A virtual CPU that was taken away for long, and a page
+/// fault that had the host work for long, look like CPU time of the guest; but then nobody has
+/// looked in the meantime. Functions of chains that are late so again and again are at fault all
+/// the same.
 #[must_use]
 pub fn charged(time: Duration, limit: Duration) -> Duration {
     time.min((limit / LOOKS).max(TICK))

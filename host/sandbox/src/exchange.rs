@@ -1,4 +1,5 @@
-//! The interface `weir:net/exchange`: what message functions ask for. All of it is passed on to [`Exchanges`], unseen.
+//! The interface `weir:net/exchange`: what message functions ask for. All of it is passed on to
+//! [`Exchanges`], unseen.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, WasmList, WasmStr};
@@ -12,7 +13,8 @@ pub(crate) const EXCHANGE_IMPORT: &str = "weir:net/exchange@0.1.0";
 
 /// Bytes of a key of the store.
 pub const KEY_MAX: usize = 256;
-/// Bytes of a value, of a body, or of all names and values of a head that come by copy; what is longer is refused.
+/// Bytes of a value, of a body, or of all names and values of a head that come by copy; what is
+/// longer is refused.
 const COPY_MAX: usize = 1 << 20;
 /// Pieces of a body, and fields of a head, in one call.
 const PIECES_MAX: usize = 4096;
@@ -70,8 +72,8 @@ impl From<Refusal> for Rejection {
     }
 }
 
-/// What the message plane does for functions while it runs them; the errors say why it does not, and then nothing
-/// has happened.
+/// What the message plane does for functions while it runs them; the errors say why it does not,
+/// and then nothing has happened.
 #[expect(clippy::missing_errors_doc, reason = "said once for all")]
 pub trait Exchanges: Requests {
     /// The exchange goes to this upstream.
@@ -187,7 +189,8 @@ pub fn link_exchange<S: Exchanges>(linker: &mut Linker<Guest<S>>) -> wasmtime::R
     })
 }
 
-/// What the message plane says to a request; outside of events it has lent nothing, and the function gets nothing.
+/// What the message plane says to a request; outside of events it has lent nothing, and the
+/// function gets nothing.
 fn asked<S: Exchanges, T, E: From<Refusal>>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     ask: impl FnOnce(&mut S) -> Result<T, E>,
@@ -222,8 +225,9 @@ fn laid<S: Exchanges>(
     Ok(Some(LaidMessage { head, body }))
 }
 
-/// Names and values of a head's fields, unless they are too many bytes. They may all lie in the same memory of the guest, which its limit
-/// does not bound then: each is looked at before it is copied.
+/// Names and values of a head's fields, unless they are too many bytes. They may all lie in the
+/// same memory of the guest, which its limit does not bound then: each is looked at before it is
+/// copied.
 fn strings<S: Exchanges>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     fields: &WasmList<(WasmStr, WasmStr)>,

@@ -18,7 +18,8 @@ pub enum FaultKind {
     Stack,
     /// It trapped after more memory had been refused to it.
     Memory,
-    /// It broke the contract of `weir:net` (a window at a bad place, a name that is not allowed, ...).
+    /// It broke the contract of `weir:net` (a window at a bad place, a name that is not allowed,
+    /// ...).
     Contract,
     /// It moved a packet's descriptor out of the packet's room.
     BadDescriptor,
@@ -49,7 +50,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Place of the function in the guest's list, when it is known.
     pub function: Option<usize>,
-    /// For people: what happened and where in the code, for [`crate::explain`]; or what rule was broken.
+    /// For people: what happened and where in the code, for [`crate::explain`]; or what rule was
+    /// broken.
     pub message: String,
 }
 
@@ -98,8 +100,8 @@ pub fn start_failure(error: &wasmtime::Error) -> Option<&'static str> {
     }
 }
 
-/// Whether wasmtime's text is of an access a little below address 0. Languages that have a stack in linear memory have it there, so that
-/// it runs into nothing else.
+/// Whether wasmtime's text is of an access a little below address 0. Languages that have a stack in
+/// linear memory have it there, so that it runs into nothing else.
 fn is_below_zero(text: &str) -> bool {
     const STEP_MAX: u64 = 1 << 20;
     let address = text.split_once("memory fault at wasm address 0x").map(|(_, rest)| rest);
@@ -129,7 +131,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 impl Fault {
-    /// Reads wasmtime's error. `refused`: the bytes of memory that the function may have, if it was refused more before.
+    /// Reads wasmtime's error. `refused`: the bytes of memory that the function may have, if it was
+    /// refused more before.
     #[must_use]
     pub fn new(error: &wasmtime::Error, function: Option<usize>, refused: Option<usize>) -> Self {
         let mut message = trace::text(error);
@@ -170,7 +173,8 @@ impl Fault {
     #[must_use]
     pub(crate) fn having_said(mut self, lines: &[String]) -> Self {
         if !lines.is_empty() {
-            // In front: behind the message may be places in code, which `explain` looks for at the end.
+            // In front: behind the message may be places in code, which `explain` looks for at the
+            // end.
             self.message = format!("it logged \"{}\"; {}", lines.join("\", \""), self.message);
         }
         self

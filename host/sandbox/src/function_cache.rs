@@ -1,9 +1,11 @@
-//! Code of single functions, Cranelift's incremental cache, and how it travels between the host and the compiling child.
+//! Code of single functions, Cranelift's incremental cache, and how it travels between the host and
+//! the compiling child.
 //!
-//! Whatever tenants uploaded is compiled in a child, alone and as a part of a chain. The child hands over the code of each
-//! single function with that of the component, and gets it back when the component is linked with others: so a chain in which
-//! one function was replaced has little but that compiled anew. Some functions have their module's number in their key; they are
-//! found in the last chain that was like this one.
+//! Whatever tenants uploaded is compiled in a child, alone and as a part of a chain. The child
+//! hands over the code of each single function with that of the component, and gets it back when
+//! the component is linked with others: so a chain in which one function was replaced has little
+//! but that compiled anew. Some functions have their module's number in their key; they are found
+//! in the last chain that was like this one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -43,7 +45,8 @@ impl FunctionCache {
         Some(component)
     }
 
-    /// What the child answers, for [`read_answer`]: the component's code, and that of its functions.
+    /// What the child answers, for [`read_answer`]: the component's code, and that of its
+    /// functions.
     pub(crate) fn answer(&self, code: &[u8]) -> Vec<u8> {
         let inner = self.inner();
         let mut answer = Vec::with_capacity(code.len() + inner.bytes);
@@ -95,7 +98,8 @@ pub(crate) fn order(component: &[u8], known: &[Arc<Pieces>]) -> Vec<u8> {
     order
 }
 
-/// Reads what [`FunctionCache::answer`] wrote; none when it is cut off. The code stays where it is: it may be large.
+/// Reads what [`FunctionCache::answer`] wrote; none when it is cut off. The code stays where it is:
+/// it may be large.
 pub(crate) fn read_answer(mut answer: Vec<u8>) -> Option<(Vec<u8>, Pieces)> {
     let mut rest = answer.as_slice();
     let code = take(&mut rest)?.len();
@@ -110,7 +114,8 @@ pub(crate) fn read_answer(mut answer: Vec<u8>) -> Option<(Vec<u8>, Pieces)> {
 /// A component's hash.
 pub(crate) type Hash = [u8; 32];
 
-/// The functions' code of components that were compiled lately. What was used longest ago goes first.
+/// The functions' code of components that were compiled lately. What was used longest ago goes
+/// first.
 #[derive(Debug, Default)]
 pub(crate) struct Known(Mutex<Kept>);
 

@@ -1,13 +1,15 @@
 //! Read-only guest memory, against writes that the host makes for the guest.
 //!
-//! A store by Wasm code to a page that the function may only read is a trap. But some writes are made by host code on
-//! a guest's behalf: `memory.fill`, `memory.copy` and `memory.init`, and results of host calls, at addresses of the
-//! guest's choice. There the fault is in native code, which cannot trap, and would end the process.
+//! A store by Wasm code to a page that the function may only read is a trap. But some writes are
+//! made by host code on a guest's behalf: `memory.fill`, `memory.copy` and `memory.init`, and
+//! results of host calls, at addresses of the guest's choice. There the fault is in native code,
+//! which cannot trap, and would end the process.
 //!
-//! So the range that the guest may only read is replaced, in the signal handler, by a private copy of itself: the write goes on and
-//! reaches nobody but the guest. The range is marked, and the guest is at fault with the next epoch, or as soon as the call is over.
-//! It is replaced as a whole, because a process has but so many mappings (`vm.max_map_count`, 65,530): page by page, one
-//! guest could take them all, and then the next fault of anybody would end the process.
+//! So the range that the guest may only read is replaced, in the signal handler, by a private copy
+//! of itself: the write goes on and reaches nobody but the guest. The range is marked, and the
+//! guest is at fault with the next epoch, or as soon as the call is over. It is replaced as a
+//! whole, because a process has but so many mappings (`vm.max_map_count`, 65,530): page by page,
+//! one guest could take them all, and then the next fault of anybody would end the process.
 //!
 //! Ranges lie in a fixed table of atomics, because a signal handler may neither lock nor allocate.
 
@@ -23,8 +25,8 @@ const SLOTS: usize = 32_768;
 
 struct Slot {
     taken: AtomicBool,
-    /// Odd while the range is being changed. Whoever reads the range reads this before and after it: the two are the same and even, or what
-    /// it has read is of two ranges.
+    /// Odd while the range is being changed. Whoever reads the range reads this before and after
+    /// it: the two are the same and even, or what it has read is of two ranges.
     version: AtomicUsize,
     start: AtomicUsize,
     end: AtomicUsize,
@@ -73,7 +75,8 @@ impl Slot {
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// What it watches, unless that is being changed: then it is not the slot of whoever asks, whose store lives.
+    /// What it watches, unless that is being changed: then it is not the slot of whoever asks,
+    /// whose store lives.
     fn get(&self) -> Option<Part> {
         let version = self.version.load(Ordering::Acquire);
         let range = self.start.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed);
@@ -94,7 +97,8 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Watches a range that can only be read, as a whole, and onto which this memory is mapped from the offset on.
+    /// Watches a range that can only be read, as a whole, and onto which this memory is mapped from
+    /// the offset on.
     pub(crate) fn new(
         range: Range<usize>,
         offset: usize,
@@ -193,14 +197,15 @@ fn slot_of(address: usize) -> Option<(&'static Slot, Part)> {
 
 /// Replaces what is watched by a private copy of itself that can be written: one mapping by one.
 fn make_private(part: &Part) -> bool {
-    // SAFETY: a live store has mapped this file, from this offset on, onto all of the range; its owner runs on this thread, in
-    // the middle of a write to it. mmap is a mere system call.
+    // SAFETY: a live store has mapped this file, from this offset on, onto all of the range; its
+    // owner runs on this thread, in the middle of a write to it. mmap is a mere system call.
     let mapped = unsafe {
         libc::mmap(
             part.range.start as *mut libc::c_void,
             part.range.len(),
             libc::PROT_READ | libc::PROT_WRITE,
-            // Only what is written takes memory, and the guest is stopped soon: none is set aside for all of it.
+            // Only what is written takes memory, and the guest is stopped soon: none is set aside
+            // for all of it.
             libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
             part.fd,
             part.offset as libc::off_t,

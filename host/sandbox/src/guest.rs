@@ -66,8 +66,8 @@ pub struct Window {
     pub memory: Shared,
     /// False: the MMU refuses writes to descriptors and rooms.
     pub writes: bool,
-    /// Somebody may be at work in it while the function is configured: all of it is read-only until that has succeeded
-    /// ([`crate::configure`]).
+    /// Somebody may be at work in it while the function is configured: all of it is read-only until
+    /// that has succeeded ([`crate::configure`]).
     pub in_use: bool,
 }
 
@@ -76,8 +76,8 @@ pub struct Window {
 pub struct Limits {
     /// Bytes of linear memory, window and state region not counted.
     pub memory: usize,
-    /// Bytes of linear memory and tables that it is instantiated with ([`crate::Admitted::memory_at_start`]), for when others are
-    /// instantiated with it.
+    /// Bytes of linear memory and tables that it is instantiated with
+    /// ([`crate::Admitted::memory_at_start`]), for when others are instantiated with it.
     pub memory_at_start: usize,
     /// CPU time for one burst.
     pub deadline: Duration,
@@ -92,7 +92,8 @@ pub struct GuestFunction {
     pub window: Option<Window>,
     /// The state region it may attach.
     pub state: Option<Shared>,
-    /// Its predecessor's content is in the state region: read-only until it is configured ([`crate::configure`]).
+    /// Its predecessor's content is in the state region: read-only until it is configured
+    /// ([`crate::configure`]).
     pub state_kept: bool,
     /// What it may use.
     pub limits: Limits,
@@ -145,10 +146,12 @@ impl GuestFunction {
         }
     }
 
-    /// Takes write access away from what the function may only read of its window, watches that, and enters the rest into the page table.
+    /// Takes write access away from what the function may only read of its window, watches that,
+    /// and enters the rest into the page table.
     ///
     /// # Safety
-    /// The window must have been mapped at `start` into a memory of the function's store, and be writable.
+    /// The window must have been mapped at `start` into a memory of the function's store, and be
+    /// writable.
     pub(crate) unsafe fn set_up(&mut self, start: *mut u8, window: &Window) -> std::io::Result<()> {
         let bytes = window.memory.bytes();
         // SAFETY: the caller's contract.
@@ -172,7 +175,8 @@ impl GuestFunction {
         self
     }
 
-    /// Which component its code is of ([`crate::Admitted::hash`]): [`crate::explain`] finds lines of source by it.
+    /// Which component its code is of ([`crate::Admitted::hash`]): [`crate::explain`] finds lines
+    /// of source by it.
     #[must_use]
     pub fn with_code(mut self, hash: [u8; 32]) -> Self {
         self.code = Some(hash);
@@ -197,18 +201,19 @@ impl GuestFunction {
     }
 }
 
-/// CPU time for what is called once, before a function sees anything: its start code and `configure`, unless [`Guest::setup`] says
-/// otherwise. Big tables are read there.
+/// CPU time for what is called once, before a function sees anything: its start code and
+/// `configure`, unless [`Guest::setup`] says otherwise. Big tables are read there.
 pub const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes that a guest may hand the host in one call, or answer: they may be copied into the host's memory. Where regions are handed over, of
-/// which nothing is copied, there may be more ([`giving`](crate::giving)).
+/// Bytes that a guest may hand the host in one call, or answer: they may be copied into the host's
+/// memory. Where regions are handed over, of which nothing is copied, there may be more
+/// ([`giving`](crate::giving)).
 pub const ARGUMENTS_MAX: usize = 4 << 20;
 /// Bytes that a function may save.
 pub(crate) const SAVED_MAX: usize = 128 << 20;
 
-/// Bytes of memories and tables that there may be after instantiation beside what the functions may have: the chain runner's, and tables
-/// of a function whose memory is all that it may have.
+/// Bytes of memories and tables that there may be after instantiation beside what the functions may
+/// have: the chain runner's, and tables of a function whose memory is all that it may have.
 const RUNNER_MEMORY: usize = 1 << 20;
 
 /// What is said of who wrote where the MMU refuses it, with the host's hand ([`crate::guard`]).
@@ -219,7 +224,8 @@ const TRESPASS: &str =
 const HEARD_LINES: usize = 8;
 const HEARD_BYTES: usize = 512;
 
-/// Core instances of a function; components of many libraries have some dozens. The chain's runner has as many.
+/// Core instances of a function; components of many libraries have some dozens. The chain's runner
+/// has as many.
 pub const INSTANCES_MAX: usize = 256;
 /// Tables of a function.
 pub const TABLES_MAX: usize = 64;
@@ -248,8 +254,8 @@ pub enum Running {
     Chain,
 }
 
-/// The data of a store with one function, or with a linked chain of them. `S` is what the packet plane
-/// lends while it runs the store.
+/// The data of a store with one function, or with a linked chain of them. `S` is what the packet
+/// plane lends while it runs the store.
 #[derive(Debug)]
 pub struct Guest<S> {
     /// The functions, by place.
@@ -294,15 +300,17 @@ impl<S> Guest<S> {
         function.state_kept && function.state_attached.is_some()
     }
 
-    /// Whether this fault of its `configure` is taken to mean that it wrote to the region of [`Self::state_is_kept`]: then it is started
-    /// once more, with a fresh one. Who took too long has written nothing.
+    /// Whether this fault of its `configure` is taken to mean that it wrote to the region of
+    /// [`Self::state_is_kept`]: then it is started once more, with a fresh one. Who took too long
+    /// has written nothing.
     #[must_use]
     pub(crate) fn lays_state_out_anew(&self, place: usize, fault: &Fault) -> bool {
         fault.kind != FaultKind::Deadline && self.state_is_kept(place)
     }
 
-    /// The function is configured and is not called before those that are at work in its window and state region are done, or share
-    /// them knowingly: lets it write there from now on, where it may.
+    /// The function is configured and is not called before those that are at work in its window and
+    /// state region are done, or share them knowingly: lets it write there from now on, where it
+    /// may.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -314,7 +322,8 @@ impl<S> Guest<S> {
             let (start, window) = (range.start as *mut u8, window.clone());
             // Those of all of it, and of the state region, which is open in a moment.
             function.guards.clear();
-            // SAFETY: the range was mapped by `attach_window`; otherwise as for the state region below.
+            // SAFETY: the range was mapped by `attach_window`; otherwise as for the state region
+            // below.
             unsafe {
                 crate::window::open(start, range.len())?;
                 function.set_up(start, &window)?;
@@ -322,17 +331,19 @@ impl<S> Guest<S> {
         }
         match &function.state_attached {
             Some(range) if function.state_kept => {
-                // SAFETY: the range was mapped by `attach_state` into a memory of this store, whose data
-                // this is; nothing else was mapped over it since but private copies of its pages (`guard`), of a function that
-                // wrote there and is stopped for it before this is called. Memories never move, and go only with the store.
+                // SAFETY: the range was mapped by `attach_state` into a memory of this store, whose
+                // data this is; nothing else was mapped over it since but private copies of its
+                // pages (`guard`), of a function that wrote there and is stopped for it before this
+                // is called. Memories never move, and go only with the store.
                 unsafe { crate::window::open(range.start as *mut u8, range.len()) }
             }
             _ => Ok(()),
         }
     }
 
-    /// What came of a call, with the fault if there is one: of the function that wrote, through the host, to memory that it may
-    /// only read, whatever else happened then; or of the one that ran last. Costs one load when all is well.
+    /// What came of a call, with the fault if there is one: of the function that wrote, through the
+    /// host, to memory that it may only read, whatever else happened then; or of the one that ran
+    /// last. Costs one load when all is well.
     ///
     /// # Errors
     /// When there is a fault.
@@ -354,8 +365,8 @@ impl<S> Guest<S> {
             && self.functions.iter().any(|f| f.guards.iter().any(Guard::is_marked))
     }
 
-    /// Bytes that the function may hand the host in one call of its `configure`, for [`giving`](crate::giving): its regions, and what
-    /// it says beside.
+    /// Bytes that the function may hand the host in one call of its `configure`, for
+    /// [`giving`](crate::giving): its regions, and what it says beside.
     #[must_use]
     pub(crate) fn given_in_setup(&self, place: usize) -> usize {
         self.functions[place].memory_limit().saturating_add(ARGUMENTS_MAX)
@@ -380,7 +391,8 @@ impl<S> Guest<S> {
         self.begin_burst();
     }
 
-    /// A burst, or a call, begins. Costs a comparison, unless there is a doubt whether somebody runs long without being looked at.
+    /// A burst, or a call, begins. Costs a comparison, unless there is a doubt whether somebody
+    /// runs long without being looked at.
     #[inline]
     pub(crate) fn begin_burst(&mut self) {
         if self.watch.is_in_doubt() {
@@ -410,8 +422,8 @@ impl<S> Guest<S> {
         }
     }
 
-    /// Keeps what functions log from now on, as far as a fault's explanation has room for it: of a call for which there is no other
-    /// log yet.
+    /// Keeps what functions log from now on, as far as a fault's explanation has room for it: of a
+    /// call for which there is no other log yet.
     pub(crate) fn listen(&mut self) {
         self.heard = Some(VecDeque::new());
     }
@@ -442,7 +454,8 @@ impl<S> Guest<S> {
         fault.in_code(function.and_then(|f| f.code))
     }
 
-    /// Who takes memories and tables now, and how many bytes there may be; nobody while nobody runs.
+    /// Who takes memories and tables now, and how many bytes there may be; nobody while nobody
+    /// runs.
     fn taking(&mut self) -> Option<(&mut MemoryLedger, usize)> {
         if let Running::Start { place: Some(place) } = self.running {
             let function = &mut self.functions[place];
@@ -450,7 +463,8 @@ impl<S> Guest<S> {
             return Some((&mut function.taken, limit));
         }
         if matches!(self.running, Running::Start { .. }) {
-            // Regions are attached when it is over, so no memory is made for them. Tables below a page are in no limit.
+            // Regions are attached when it is over, so no memory is made for them. Tables below a
+            // page are in no limit.
             let limits = self.functions.iter().map(|f| f.limits.memory.saturating_add(WASM_PAGE));
             return Some((&mut self.at_start, limits.fold(RUNNER_MEMORY, usize::saturating_add)));
         }
@@ -460,7 +474,8 @@ impl<S> Guest<S> {
         Some((&mut function.taken, limit))
     }
 
-    /// Called at each epoch while a guest runs: has the one that runs used up its time, or one of them written where it must not?
+    /// Called at each epoch while a guest runs: has the one that runs used up its time, or one of
+    /// them written where it must not?
     pub(crate) fn look(mut context: StoreContextMut<'_, Self>) -> wasmtime::Result<UpdateDeadline> {
         let guest = context.data_mut();
         if guest.is_trespassed() {

@@ -1,7 +1,7 @@
 //! The host interface of `weir:net`.
 //!
-//! Each function of a store has an import instance of its own, so every call is known to come from that
-//! function. What concerns packets is passed on to [`Requests`], unseen.
+//! Each function of a store has an import instance of its own, so every call is known to come from
+//! that function. What concerns packets is passed on to [`Requests`], unseen.
 
 use std::ops::Range;
 
@@ -98,8 +98,8 @@ pub struct Setup {
 pub trait Requests: Send + 'static {
     /// Monotonic nanoseconds, or a replay's own time.
     fn now(&mut self) -> u64;
-    /// A free buffer for `length` bytes, owned by this function from now on: the offset of the packet's
-    /// first byte in the window.
+    /// A free buffer for `length` bytes, owned by this function from now on: the offset of the
+    /// packet's first byte in the window.
     fn allocate(&mut self, function: usize, length: u32) -> Option<u32>;
     /// The function lets go of a buffer it owns.
     ///
@@ -191,8 +191,8 @@ pub fn link_function<S: Requests>(
     )
 }
 
-/// The region's address in the host and its length. The address is derived from wasmtime's view of the
-/// linear memory and only used for mapping.
+/// The region's address in the host and its length. The address is derived from wasmtime's view of
+/// the linear memory and only used for mapping.
 pub(crate) fn locate<S>(
     cx: &StoreContextMut<'_, Guest<S>>,
     region: &WasmList<u8>,
@@ -255,7 +255,8 @@ fn attach_state<S: Requests>(
     let range = start as usize..start as usize + bytes;
     let function = &mut cx.data_mut().functions[place];
     if kept {
-        // SAFETY: `map_into` has just mapped the state region there, of a store that is ours by `&mut`.
+        // SAFETY: `map_into` has just mapped the state region there, of a store that is ours by
+        // `&mut`.
         unsafe {
             window::close(start, bytes)?;
             window::populate(start, state.fd(), bytes);
@@ -266,9 +267,10 @@ fn attach_state<S: Requests>(
     Ok(offset)
 }
 
-/// Maps memory into the region of linear memory that a guest hands over, where its alignment calls for: the address,
-/// and the offset from the region's start. `what` is the import's name behind `attach-`. `other` is what the guest has attached already:
-/// its pages keep what they are and the protection that they have.
+/// Maps memory into the region of linear memory that a guest hands over, where its alignment calls
+/// for: the address, and the offset from the region's start. `what` is the import's name behind
+/// `attach-`. `other` is what the guest has attached already: its pages keep what they are and the
+/// protection that they have.
 pub(crate) fn map_into<S: 'static>(
     cx: &mut StoreContextMut<'_, Guest<S>>,
     region: &WasmList<u8>,
@@ -291,8 +293,8 @@ pub(crate) fn map_into<S: 'static>(
         ));
     }
     // SAFETY: `place` checked that the range is page-aligned and within the region, which wasmtime
-    // checked to be within the guest's linear memory; memories never move; the store is ours by `&mut`,
-    // and no reference into the memory is alive here.
+    // checked to be within the guest's linear memory; memories never move; the store is ours by
+    // `&mut`, and no reference into the memory is alive here.
     let start = unsafe {
         let start = address.add(offset);
         window::map_over(start, memory.fd(), bytes)?;

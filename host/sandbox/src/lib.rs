@@ -1,10 +1,11 @@
 //! The sandbox: turns what a tenant uploaded into code that can do no harm.
 //!
 //! Owns: admission (what may run at all), compilation and its cache, stores with their limits,
-//! windows and state regions in guests' memory, the host interface of `weir:net`, configuring an instance and
-//! handing on what it saved, and naming the function that is at fault. Must not know: what a verdict or a packet
-//! means, ports; of chains only the runner, a guest of ours that has the others called (`runner`). What a function or
-//! the runner asks of the packet plane goes through [`Requests`] and [`Services`].
+//! windows and state regions in guests' memory, the host interface of `weir:net`, configuring an
+//! instance and handing on what it saved, and naming the function that is at fault. Must not know:
+//! what a verdict or a packet means, ports; of chains only the runner, a guest of ours that has the
+//! others called (`runner`). What a function or the runner asks of the packet plane goes through
+//! [`Requests`] and [`Services`].
 //!
 //! ```text
 //!  bytes -> admit -> Admitted -> Sandbox::compile -> Component
@@ -15,9 +16,9 @@
 //!
 //! # Whom we defend against
 //!
-//! A component is hostile. It runs in linear memories that wasmtime bounds with guard pages; it gets
-//! windows only onto memory of its own security domain, with the protection its access calls for;
-//! time is bounded by epochs (measured in the thread's CPU time, so that a busy machine faults
+//! A component is hostile. It runs in linear memories that wasmtime bounds with guard pages; it
+//! gets windows only onto memory of its own security domain, with the protection its access calls
+//! for; time is bounded by epochs (measured in the thread's CPU time, so that a busy machine faults
 //! nobody), memory by a limiter, stack by wasmtime, log and metric names by [`Telemetry`].
 
 mod admissions;

@@ -1,5 +1,5 @@
-//! The life of an instance beside what it is for, the same on both planes: its exports, `configure`, `save` and `restore`, and what
-//! goes wrong in these.
+//! The life of an instance beside what it is for, the same on both planes: its exports,
+//! `configure`, `save` and `restore`, and what goes wrong in these.
 //!
 //! The ticker must be ticking while one of them is called.
 
@@ -84,7 +84,8 @@ pub enum InstanceError {
         /// What happened.
         fault: Fault,
     },
-    /// It wrote to the state region it was to take over while it was configured: it lays it out in another way, and needs a fresh one.
+    /// It wrote to the state region it was to take over while it was configured: it lays it out in
+    /// another way, and needs a fresh one.
     #[error("function {name} lays its state region out in another way than its predecessor")]
     State {
         /// Its name.
@@ -206,7 +207,8 @@ impl Snapshot {
     }
 }
 
-/// Configures the function at this place, and lets it write from then on where it may: what it answered.
+/// Configures the function at this place, and lets it write from then on where it may: what it
+/// answered.
 ///
 /// # Errors
 /// When it refuses its configuration, or faults.
@@ -233,7 +235,8 @@ pub fn configure<S: 'static, T: ComponentType + Lift>(
     answer.map_err(|message| InstanceError::refused(store, place, Given::Configuration, &message))
 }
 
-/// Calls what is called once in a life, `what`, of the function at this place; with a fault goes what it logged meanwhile.
+/// Calls what is called once in a life, `what`, of the function at this place; with a fault goes
+/// what it logged meanwhile.
 ///
 /// # Errors
 /// When it faults.

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-/// Things that were used lately, by what they are known by. Whoever uses one keeps it alive by himself.
+/// Things that were used lately, by what they are known by. Whoever uses one keeps it alive by
+/// himself.
 #[derive(Debug)]
 pub(crate) struct Loaded<K, C> {
     /// With their bytes, the one that was used last behind.

@@ -1,4 +1,5 @@
-//! How many linear memories guests have in this process: each takes 4 GiB of address space, whatever of it is used.
+//! How many linear memories guests have in this process: each takes 4 GiB of address space,
+//! whatever of it is used.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,8 +16,9 @@ pub fn memories() -> usize {
 pub struct Memories(usize);
 
 impl Memories {
-    /// A memory that has so many bytes is made with, or grows to, so many, of which it may have no more than the `maximum`: it is allowed to,
-    /// which it is to be asked before. One that begins with none and grows counts twice.
+    /// A memory that has so many bytes is made with, or grows to, so many, of which it may have no
+    /// more than the `maximum`: it is allowed to, which it is to be asked before. One that begins
+    /// with none and grows counts twice.
     pub fn grows(&mut self, current: usize, desired: usize, maximum: Option<usize>) {
         if current == 0 && maximum.is_none_or(|maximum| desired <= maximum) {
             self.0 += 1;

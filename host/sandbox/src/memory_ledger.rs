@@ -1,6 +1,7 @@
 //! What a guest has taken of memory, beside what it may have.
 //!
-//! Owns: the count of bytes in linear memories and tables. Must not know: whose they are, and where the limit comes from.
+//! Owns: the count of bytes in linear memories and tables. Must not know: whose they are, and where
+//! the limit comes from.
 
 /// Bytes of an element of a table.
 pub(crate) const TABLE_ELEMENT: usize = 8;
@@ -19,8 +20,9 @@ impl MemoryLedger {
         Self { bytes, refused: false }
     }
 
-    /// Takes so many bytes more of a memory, if the guest then has no more than `limit`. Of what is more than the memory says itself
-    /// that it may have, nothing is taken: wasmtime refuses that once it has asked here.
+    /// Takes so many bytes more of a memory, if the guest then has no more than `limit`. Of what is
+    /// more than the memory says itself that it may have, nothing is taken: wasmtime refuses that
+    /// once it has asked here.
     pub fn memory(
         &mut self,
         current: usize,

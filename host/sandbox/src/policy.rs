@@ -1,9 +1,10 @@
-//! What happens to a function that faults: back-off, quarantine, and what it was to be given gets meanwhile. The same on
-//! both planes.
+//! What happens to a function that faults: back-off, quarantine, and what it was to be given gets
+//! meanwhile. The same on both planes.
 //!
-//! After a fault the function is out of order for 10 ms, doubled with each further fault up to 5 s; a
-//! minute without a fault forgets them. The fifth fault within ten seconds puts it in quarantine, until an
-//! operator swaps or deploys it anew. One that faults soon after a swap is gone back from ([`PROBATION`]). Times are nanoseconds of whatever clock the plane goes by.
+//! After a fault the function is out of order for 10 ms, doubled with each further fault up to 5 s;
+//! a minute without a fault forgets them. The fifth fault within ten seconds puts it in quarantine,
+//! until an operator swaps or deploys it anew. One that faults soon after a swap is gone back from
+//! ([`PROBATION`]). Times are nanoseconds of whatever clock the plane goes by.
 
 use std::collections::VecDeque;
 
@@ -17,8 +18,8 @@ const QUARANTINE_WINDOW: u64 = 10_000_000_000;
 /// How long after a swap a fault of the new version brings back what it replaced.
 pub const PROBATION: u64 = 10_000_000_000;
 
-/// How long after that what was replaced is remembered: another part of the chain may have rolled back, or may refuse the
-/// swap, and report it late.
+/// How long after that what was replaced is remembered: another part of the chain may have rolled
+/// back, or may refuse the swap, and report it late.
 pub const FOLLOWING: u64 = 120_000_000_000;
 
 /// What packets and messages get that reach a function which is out of order.

@@ -1,7 +1,8 @@
 //! What the chain runner is given: the board, the burst area, and calls for the next burst.
 //!
-//! Owns: the interface of the one guest of a store that is ours and not a tenant's, and mapping its memory. It lies here, not with the
-//! chains, because the mapping is the sandbox's. Must not know: what stands on the board but who runs and the burst's number; what a verdict means.
+//! Owns: the interface of the one guest of a store that is ours and not a tenant's, and mapping its
+//! memory. It lies here, not with the chains, because the mapping is the sandbox's. Must not know:
+//! what stands on the board but who runs and the burst's number; what a verdict means.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, WasmList};
@@ -18,13 +19,14 @@ pub trait Services: Requests {
     fn window(&mut self) -> &mut Memory;
     /// The runner wants a copy of a packet to leave by this port. False: there is no such port.
     fn clone_packet(&mut self, offset: u32, length: u32, port: u32) -> bool;
-    /// Function `place` is about to see the first `count` packets of the window's vectors, or has seen them (`done`): its verdicts
-    /// stand in the window then. Only told of bursts for which the board says that somebody wants to know.
+    /// Function `place` is about to see the first `count` packets of the window's vectors, or has
+    /// seen them (`done`): its verdicts stand in the window then. Only told of bursts for which the
+    /// board says that somebody wants to know.
     fn look(&mut self, place: usize, count: usize, done: bool) {
         let _ = (place, count, done);
     }
-    /// The runner is done with a burst, whose results stand on the board, and asks for the next one:
-    /// `count | start << 16 | reverse << 32`, or 0 to end.
+    /// The runner is done with a burst, whose results stand on the board, and asks for the next
+    /// one: `count | start << 16 | reverse << 32`, or 0 to end.
     fn next_burst(&mut self, board: &mut Memory) -> u64;
 }
 
@@ -51,8 +53,8 @@ impl Board {
 
 impl<S> Guest<S> {
     /// For a linked chain: the memory, and the offsets in it, where the runner notes (`u32`) the
-    /// place of the function that runs, and the host the number of the burst; and the window that the
-    /// runner works on.
+    /// place of the function that runs, and the host the number of the burst; and the window that
+    /// the runner works on.
     pub fn set_board(&mut self, memory: Memory, window: Shared, position: usize, sequence: usize) {
         self.board = Some(Board { memory, window, position, sequence });
     }

@@ -1,11 +1,13 @@
-//! What functions say, made fit to be shown: whoever reads it reads it on a terminal, and among other lines.
+//! What functions say, made fit to be shown: whoever reads it reads it on a terminal, and among
+//! other lines.
 
 use std::borrow::Cow;
 
 /// Bytes that are kept of a text.
 const TEXT_MAX: usize = 4096;
 
-/// A text that a function decided about, as one line: a space for each control character, and no more than 4,096 bytes.
+/// A text that a function decided about, as one line: a space for each control character, and no
+/// more than 4,096 bytes.
 #[must_use]
 pub fn one_line(text: &str) -> Cow<'_, str> {
     let text = &text[..text.floor_char_boundary(TEXT_MAX)];

@@ -1,6 +1,7 @@
 //! Machine code that one process of the host hands to another: a sealed memfd.
 //!
-//! Worker processes have no compiler of their own and open no files: the host compiles, and gives them what it got.
+//! Worker processes have no compiler of their own and open no files: the host compiles, and gives
+//! them what it got.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,7 +39,8 @@ fn sealed(compiled: &Compiled) -> Result<OwnedFd, CompileError> {
 }
 
 impl Sandbox {
-    /// The code of the component with this hash in a file that nobody can change any more: the same for all who have it at a time.
+    /// The code of the component with this hash in a file that nobody can change any more: the same
+    /// for all who have it at a time.
     ///
     /// # Errors
     /// When there is no memory for it.
@@ -54,13 +56,15 @@ impl Sandbox {
         Ok(file)
     }
 
-    /// Loads what another process of this host shared. `serves`: as for [`Sandbox::compile_service`].
+    /// Loads what another process of this host shared. `serves`: as for
+    /// [`Sandbox::compile_service`].
     ///
     /// # Errors
     /// When it can still be changed, or is no code of this program's engine.
     ///
     /// # Safety
-    /// The file must have been made by [`Sandbox::share`], by a process that runs the same program: what it holds is executed.
+    /// The file must have been made by [`Sandbox::share`], by a process that runs the same program:
+    /// what it holds is executed.
     pub unsafe fn load_shared(
         &self,
         file: OwnedFd,
@@ -80,8 +84,9 @@ impl Sandbox {
     }
 }
 
-/// Nobody can write or map it writable from now on, and nobody has it mapped. `WRITE` would say the same, but is refused (`EBUSY`) as long
-/// as anybody in the kernel looks at one of the pages, say to reclaim memory.
+/// Nobody can write or map it writable from now on, and nobody has it mapped. `WRITE` would say the
+/// same, but is refused (`EBUSY`) as long as anybody in the kernel looks at one of the pages, say
+/// to reclaim memory.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
 #[cfg(test)]

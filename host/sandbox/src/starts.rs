@@ -1,4 +1,5 @@
-//! How much linear memory a component starts with, and how much its tables take: those of each core module as often as it is instantiated.
+//! How much linear memory a component starts with, and how much its tables take: those of each core
+//! module as often as it is instantiated.
 
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
@@ -49,8 +50,8 @@ pub(crate) struct Starts {
 }
 
 impl Starts {
-    /// Bytes of linear memory and tables, all read, in whole Wasm pages: what its tables have of one more is nothing, since every language
-    /// makes some.
+    /// Bytes of linear memory and tables, all read, in whole Wasm pages: what its tables have of
+    /// one more is nothing, since every language makes some.
     pub(crate) fn bytes(&self) -> u64 {
         let Start { bytes, strange, .. } = self.whole;
         let bytes = bytes.saturating_add(strange.saturating_mul(self.largest.bytes));

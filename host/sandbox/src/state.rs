@@ -83,7 +83,8 @@ impl FromIterator<Arc<State>> for States {
     }
 }
 
-/// The seed of a function's hashes: the same for all its instances, and unknown to who sends packets, as the host's is.
+/// The seed of a function's hashes: the same for all its instances, and unknown to who sends
+/// packets, as the host's is.
 #[must_use]
 pub fn seed_of(host: u64, chain: &str, function: &str) -> u64 {
     let mut hasher = DefaultHasher::new();

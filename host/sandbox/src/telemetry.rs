@@ -42,7 +42,8 @@ pub struct LogLine {
     pub level: Level,
     /// The text, without control characters.
     pub message: String,
-    /// The host wrote it, about a fault of the function: places in code are told in it. What a function writes itself is never read as that.
+    /// The host wrote it, about a fault of the function: places in code are told in it. What a
+    /// function writes itself is never read as that.
     #[serde(default)]
     pub fault: bool,
 }
@@ -79,8 +80,8 @@ struct Inner {
 }
 
 impl Telemetry {
-    /// One with the same log and the same counters, and gauges of its own: for an instance that runs beside others of the function, which
-    /// all say how they are.
+    /// One with the same log and the same counters, and gauges of its own: for an instance that
+    /// runs beside others of the function, which all say how they are.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), gauges: Mutex::default() }
@@ -94,7 +95,8 @@ impl Telemetry {
         self.gauges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a line that the function wrote, or that is about it, or counts it as lost when the function floods.
+    /// Appends a line that the function wrote, or that is about it, or counts it as lost when the
+    /// function floods.
     pub fn log(&self, level: Level, message: &str) {
         self.append(level, message, false);
     }
@@ -119,8 +121,8 @@ impl Telemetry {
         inner.keep(LogLine { time, level, message: message.to_owned(), fault });
     }
 
-    /// The lines kept, oldest first, and how many were lost to flooding. Faults have lines of source in them, where there are
-    /// any, which takes its time.
+    /// The lines kept, oldest first, and how many were lost to flooding. Faults have lines of
+    /// source in them, where there are any, which takes its time.
     #[must_use]
     pub fn lines(&self) -> (Vec<LogLine>, u64) {
         let tagged: BTreeSet<String> = self
@@ -199,7 +201,8 @@ impl Telemetry {
         }
     }
 
-    /// Takes in what a function said in another process, which may be anything: bounds hold as if it had been said here.
+    /// Takes in what a function said in another process, which may be anything: bounds hold as if
+    /// it had been said here.
     pub fn absorb(&self, said: TelemetryReport) {
         for (name, delta) in said.counters {
             // A name that is not allowed here was not allowed there.

@@ -1,20 +1,22 @@
 //! The epoch ticker: the clock that deadlines are checked by.
 //!
-//! A thread advances the engine's epoch while at least one worker runs guests, and sleeps otherwise,
-//! so that an idle host uses no CPU.
+//! A thread advances the engine's epoch while at least one worker runs guests, and sleeps
+//! otherwise, so that an idle host uses no CPU.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wasmtime::EngineWeak;
 
-/// Time between two epochs, at least. A guest is looked at this often, so this is how precise a deadline is.
+/// Time between two epochs, at least. A guest is looked at this often, so this is how precise a
+/// deadline is.
 pub(crate) const TICK: Duration = Duration::from_micros(500);
 /// And at most.
 const TICK_MAX: Duration = Duration::from_millis(4);
 /// The thread's sleep when nobody needs it: now and then, it sees whether the engine is gone.
 const IDLE: Duration = Duration::from_secs(60);
-/// Who has a long time is looked at so often in it: every look wakes a thread, which costs as much as handling a request.
+/// Who has a long time is looked at so often in it: every look wakes a thread, which costs as much
+/// as handling a request.
 pub(crate) const LOOKS: u32 = 4;
 
 /// Counts who needs the epoch to advance.
@@ -63,7 +65,8 @@ impl Ticker {
                         lingered = false;
                         *period
                     }
-                    // Whoever comes soon after the last one left, as exchanges do one after the other, need not wake the thread.
+                    // Whoever comes soon after the last one left, as exchanges do one after the
+                    // other, need not wake the thread.
                     None if !lingered => {
                         lingered = true;
                         TICK_MAX
@@ -71,7 +74,8 @@ impl Ticker {
                     None => IDLE,
                 };
                 let sleeps = state.sleeps;
-                // Woken early by who wants a shorter time: that epoch comes too soon, which hurts nobody.
+                // Woken early by who wants a shorter time: that epoch comes too soon, which hurts
+                // nobody.
                 drop(shared.wake.wait_timeout(state, sleeps));
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
@@ -80,15 +84,15 @@ impl Ticker {
         Ok(Self(shared))
     }
 
-    /// Keeps the epoch advancing until the answer is dropped, for deadlines of any length. Takes a lock: for when a worker wakes up
-    /// or goes to sleep, not for each burst.
+    /// Keeps the epoch advancing until the answer is dropped, for deadlines of any length. Takes a
+    /// lock: for when a worker wakes up or goes to sleep, not for each burst.
     #[must_use]
     pub fn tick(&self) -> Ticking {
         self.tick_for(Duration::ZERO)
     }
 
-    /// As [`Self::tick`], for deadlines of this length and longer ones: who has one is stopped at most half of it late, or two
-    /// of the shortest epochs.
+    /// As [`Self::tick`], for deadlines of this length and longer ones: who has one is stopped at
+    /// most half of it late, or two of the shortest epochs.
     #[must_use]
     pub fn tick_for(&self, deadline: Duration) -> Ticking {
         let wanted = (deadline / LOOKS).clamp(TICK, TICK_MAX);

@@ -1,10 +1,12 @@
-//! Where code trapped: told in the text of a fault as places in the module, which costs the thread that ran it next to nothing, and made
-//! lines of source when somebody reads it.
+//! Where code trapped: told in the text of a fault as places in the module, which costs the thread
+//! that ran it next to nothing, and made lines of source when somebody reads it.
 //!
-//! A text goes from thread to thread, from a worker's process to the host, into logs and events; so the places are in it, with the
-//! component they belong to: `..., in check [gate#38+0x12] < process [gate#40+0x3a]; code 1a2b3c4d5e6f`. [`explain`] makes of
-//! that `..., in check at src/lib.rs:38:36 < process at src/lib.rs:71:9`. Machine code has no line tables in it: they are
-//! read from the uploaded component, for this. Start code of a linked chain may belong to any of its functions; then all are named.
+//! A text goes from thread to thread, from a worker's process to the host, into logs and events; so
+//! the places are in it, with the component they belong to:
+//! `..., in check [gate#38+0x12] < process [gate#40+0x3a]; code 1a2b3c4d5e6f`. [`explain`] makes of
+//! that `..., in check at src/lib.rs:38:36 < process at src/lib.rs:71:9`. Machine code has no line
+//! tables in it: they are read from the uploaded component, for this. Start code of a linked chain
+//! may belong to any of its functions; then all are named.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -41,8 +43,8 @@ const IN: &str = ", in ";
 const CALLED_BY: &str = " < ";
 const CODE: &str = "; code ";
 
-/// Parts of paths of files that are not the author's: our SDKs and packages, and the languages' libraries: Rust's, wasi-libc and its
-/// allocator, C++'s (headers, and as Debian builds it), Zig's.
+/// Parts of paths of files that are not the author's: our SDKs and packages, and the languages'
+/// libraries: Rust's, wasi-libc and its allocator, C++'s (headers, and as Debian builds it), Zig's.
 const OTHERS: [&str; 14] = [
     "sdk/",
     "/.cargo/registry/",
@@ -59,14 +61,17 @@ const OTHERS: [&str; 14] = [
     "/lib/libc/",
     "/lib/compiler_rt",
 ];
-/// Parts of names of functions that the SDK's macros make in the author's file, and beginnings of those of the exports, which are
-/// the outermost: in Rust's bindings, with line tables only and with all there is.
+/// Parts of names of functions that the SDK's macros make in the author's file, and beginnings of
+/// those of the exports, which are the outermost: in Rust's bindings, with line tables only and
+/// with all there is.
 const MACROS: &str = "weir_sdk::export";
 const EXPORTS: [&str; 2] = ["export_", "weir:net/"];
-/// Beginnings of names of functions by which Rust's and C's libraries end a program, which are the innermost.
+/// Beginnings of names of functions by which Rust's and C's libraries end a program, which are the
+/// innermost.
 const ENDS: [&str; 7] = ["__rust", "rust_", "std::", "core::", "alloc::", "abort", "__assert_fail"];
 
-/// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody uses any more go.
+/// Components that were admitted, to find them by what [`tag`] makes of them. Those that nobody
+/// uses any more go.
 static KNOWN: Mutex<Option<HashMap<String, Known>>> = Mutex::new(None);
 
 struct Known {
@@ -78,14 +83,16 @@ struct Known {
 /// Who reads line tables, if not this process: the program, and its arguments.
 static READER: OnceLock<(PathBuf, Vec<String>)> = OnceLock::new();
 
-/// From now on, has children of this process read line tables: this program, which answers on its standard output what [`read_lines`] makes
-/// of its standard input, and limits its own memory and time. For who explains faults of code that others uploaded.
+/// From now on, has children of this process read line tables: this program, which answers on its
+/// standard output what [`read_lines`] makes of its standard input, and limits its own memory and
+/// time. For who explains faults of code that others uploaded.
 pub fn read_lines_in_children(program: PathBuf, arguments: Vec<String>) {
     // Who said it first has said it.
     drop(READER.set((program, arguments)));
 }
 
-/// Texts that were explained lately, with what became of them, the newest first: a status is asked for again and again.
+/// Texts that were explained lately, with what became of them, the newest first: a status is asked
+/// for again and again.
 static TOLD: Mutex<VecDeque<(String, String)>> = Mutex::new(VecDeque::new());
 const TOLD_MAX: usize = 256;
 
@@ -93,7 +100,8 @@ const TOLD_MAX: usize = 256;
 static READERS: AtomicUsize = AtomicUsize::new(0);
 const READERS_MAX: usize = 8;
 
-/// Texts that [`explain_soon`] was asked for, and that a thread explains one after the other. None: there is no such thread.
+/// Texts that [`explain_soon`] was asked for, and that a thread explains one after the other. None:
+/// there is no such thread.
 static WAITING: Mutex<Option<VecDeque<String>>> = Mutex::new(None);
 const WAITING_MAX: usize = 64;
 
@@ -137,8 +145,8 @@ fn part(name: &str) -> Cow<'_, str> {
     one_line(&name[..name.floor_char_boundary(NAME_MAX)])
 }
 
-/// What wasmtime says of an error in the code of one of these components, for [`explain`]: for errors that are no [`crate::Fault`],
-/// because no function was called.
+/// What wasmtime says of an error in the code of one of these components, for [`explain`]: for
+/// errors that are no [`crate::Fault`], because no function was called.
 pub fn told<'a>(error: &wasmtime::Error, among: impl IntoIterator<Item = &'a Admitted>) -> String {
     let mut text = text(error);
     tag(&mut text, among.into_iter().map(|admitted| admitted.hash));
@@ -182,10 +190,11 @@ pub(crate) fn remember(admitted: &Arc<Admitted>) {
     known.insert(key(admitted.hash), Known { admitted: Arc::downgrade(admitted), unreadable });
 }
 
-/// Makes lines of source of the places in a fault's text, as far as the component has line tables: the author's own lines, if there
-/// are any. Other texts stay as they are. Takes time that whoever made the component decides about, within bounds if children read
-/// ([`read_lines_in_children`]; when none can be started now, or enough are at it, the text stays as it is, too): not for threads that carry
-/// packets or messages.
+/// Makes lines of source of the places in a fault's text, as far as the component has line tables:
+/// the author's own lines, if there are any. Other texts stay as they are. Takes time that whoever
+/// made the component decides about, within bounds if children read ([`read_lines_in_children`];
+/// when none can be started now, or enough are at it, the text stays as it is, too): not for
+/// threads that carry packets or messages.
 #[must_use]
 pub fn explain(text: &str) -> String {
     let Some(places) = Places::of(text) else { return text.to_owned() };
@@ -217,8 +226,9 @@ pub fn explain(text: &str) -> String {
     explained
 }
 
-/// The same for who has not only this text to show, and waits for none: where children read, what is not known yet is found out by a thread,
-/// for all who ask one text after the other, and has names only until then.
+/// The same for who has not only this text to show, and waits for none: where children read, what
+/// is not known yet is found out by a thread, for all who ask one text after the other, and has
+/// names only until then.
 #[must_use]
 pub fn explain_soon(text: &str) -> String {
     let Some(places) = Places::of(text) else { return text.to_owned() };
@@ -273,7 +283,8 @@ impl Drop for Reading {
     }
 }
 
-/// What a child of [`read_lines_in_children`] does: what the host asks in, what [`explain`] is to answer out. None: nobody asks that.
+/// What a child of [`read_lines_in_children`] does: what the host asks in, what [`explain`] is to
+/// answer out. None: nobody asks that.
 #[must_use]
 pub fn read_lines(mut question: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(take(&mut question)?).ok()?;
@@ -340,7 +351,8 @@ impl<'a> Places<'a> {
         let mut lines: Vec<Lines<'_>> =
             components.iter().map(|component| Lines::of(component)).collect();
         if lines.len() > 1 {
-            // Functions of a chain whose modules have the same names cannot be told from each other.
+            // Functions of a chain whose modules have the same names cannot be told from each
+            // other.
             lines.retain(|lines| self.frames.iter().any(|frame| lines.has(frame.module)));
         }
         let lines = if lines.len() == 1 { lines.remove(0) } else { Lines::default() };
@@ -356,7 +368,8 @@ fn known(codes: &str) -> Vec<Arc<Admitted>> {
     codes.split(',').map(readable).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// Has nobody read the line tables of this component again. Of several it is not known whose they were.
+/// Has nobody read the line tables of this component again. Of several it is not known whose they
+/// were.
 fn bar(code: &str) {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = known.as_mut().and_then(|known| known.get_mut(code)) {

@@ -22,8 +22,9 @@ pub(crate) fn place(address: usize, region: usize, bytes: usize, align: usize) -
 /// Maps `bytes` of the file over guest memory at `address`.
 ///
 /// # Safety
-/// `[address, address + bytes)` must be page-aligned and lie within the accessible part of one linear memory
-/// of a store that the caller holds exclusively, and no Rust reference to it may be alive.
+/// `[address, address + bytes)` must be page-aligned and lie within the accessible part of one
+/// linear memory of a store that the caller holds exclusively, and no Rust reference to it may be
+/// alive.
 pub(crate) unsafe fn map_over(
     address: *mut u8,
     fd: BorrowedFd<'_>,
@@ -43,10 +44,10 @@ pub(crate) unsafe fn map_over(
     Ok(())
 }
 
-/// Enters what the file holds into the page table at once, so that the first packets do not wait for a page fault each
-/// (a new instance's first bursts took 0.3 ms longer without it: `scripts/bench swap`). Pages that nobody has written yet
-/// are not made. After [`protect`], which takes huge pages out of the page table again. Best effort: without it
-/// everything works.
+/// Enters what the file holds into the page table at once, so that the first packets do not wait
+/// for a page fault each (a new instance's first bursts took 0.3 ms longer without it:
+/// `scripts/bench swap`). Pages that nobody has written yet are not made. After [`protect`], which
+/// takes huge pages out of the page table again. Best effort: without it everything works.
 ///
 /// # Safety
 /// The file must have been mapped at `address` by [`map_over`].
@@ -76,7 +77,8 @@ pub(crate) fn read_only(bytes: usize, writes: bool) -> Vec<Range<usize>> {
     vec![DESCRIPTORS..VERDICTS, METADATA..bytes]
 }
 
-/// Takes write access away from the parts of a window that its function may only read ([`read_only`]).
+/// Takes write access away from the parts of a window that its function may only read
+/// ([`read_only`]).
 ///
 /// # Safety
 /// A window of `bytes` must have been mapped at `address` by [`map_over`].
