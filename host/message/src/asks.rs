@@ -35,7 +35,8 @@ impl Ready {
 /// What a function waits for.
 pub(crate) type Asks = FuturesUnordered<LocalBoxFuture<'static, Ready>>;
 
-/// Something that a function asked for and that is there, laid out in rooms that last until it has been told.
+/// Something that a function asked for and that is there, laid out in rooms that last until it has
+/// been told.
 pub(crate) struct Laid {
     event: Event,
     _rooms: [Option<Part>; 2],

@@ -45,8 +45,8 @@ enum Passed {
     Waits(Waits, Turn),
 }
 
-/// Bytes that leave the chain. They are sent as they lie in their room; but if few rooms are free they are copied, lest clients that
-/// take nothing keep rooms from everybody else.
+/// Bytes that leave the chain. They are sent as they lie in their room; but if few rooms are free
+/// they are copied, lest clients that take nothing keep rooms from everybody else.
 pub(crate) fn let_go(rooms: &Rooms, part: Part) -> Bytes {
     let scarce = {
         let pool = rooms.lock();

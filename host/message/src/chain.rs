@@ -1,7 +1,8 @@
 //! A chain on one thread: its running version, and those that come and go.
 //!
-//! A swap makes a new [`Version`] that shares all functions but one with the version before. Exchanges keep the version they began with, so
-//! nothing that is under way notices; the last of them takes the old version with it.
+//! A swap makes a new [`Version`] that shares all functions but one with the version before.
+//! Exchanges keep the version they began with, so nothing that is under way notices; the last of
+//! them takes the old version with it.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -143,7 +144,8 @@ impl Chain {
         self.0.interests.get()
     }
 
-    /// Most bytes of a piece of a body: a room, with some to spare for functions that make it longer.
+    /// Most bytes of a piece of a body: a room, with some to spare for functions that make it
+    /// longer.
     #[must_use]
     pub fn piece_max(&self) -> usize {
         self.0.site.rooms.room_bytes() - SPARE_BYTES
@@ -203,8 +205,8 @@ impl Chain {
         })
     }
 
-    /// A function is about to be called: the time, which it is told, in monotonic nanoseconds. The clock of deadlines runs from now
-    /// on.
+    /// A function is about to be called: the time, which it is told, in monotonic nanoseconds. The
+    /// clock of deadlines runs from now on.
     pub(crate) fn moment(&self) -> u64 {
         let inner = &self.0;
         let now = clock::monotonic();

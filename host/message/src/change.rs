@@ -1,4 +1,5 @@
-//! What can be done to a chain that runs, as one type: whoever orders it is on another thread, or in another process.
+//! What can be done to a chain that runs, as one type: whoever orders it is on another thread, or
+//! in another process.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,8 @@ pub enum Change {
     Promote,
     /// End a trial: [`Chain::end_trial`].
     EndTrial,
-    /// Bring back what this version of a function replaced, which faulted elsewhere: [`Chain::go_back`].
+    /// Bring back what this version of a function replaced, which faulted elsewhere:
+    /// [`Chain::go_back`].
     GoBack {
         /// The function.
         name: String,

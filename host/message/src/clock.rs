@@ -10,7 +10,8 @@ use weir_pool::Rooms;
 /// How long the difference between the two clocks is believed, in nanoseconds.
 const BELIEVED: u64 = 100_000_000;
 
-/// The time since 1970, by the monotonic clock and what the two differ by, so that an event costs one reading less.
+/// The time since 1970, by the monotonic clock and what the two differ by, so that an event costs
+/// one reading less.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock(Arc<Difference>);
 

@@ -1,7 +1,9 @@
-//! What a message function asks for while it runs: noted here, carried out when its event has returned.
+//! What a message function asks for while it runs: noted here, carried out when its event has
+//! returned.
 //!
-//! Owns: the rooms that the function allocated, and the effects of the event that runs. A function may ask something for the exchange
-//! that it was called for, and outside of exchanges for nobody; everything else is refused.
+//! Owns: the rooms that the function allocated, and the effects of the event that runs. A function
+//! may ask something for the exchange that it was called for, and outside of exchanges for nobody;
+//! everything else is refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +27,8 @@ pub const NOBODY: u32 = u32::MAX;
 
 /// Calls, values and waits that one event may ask for.
 const ASKS_MAX: usize = 64;
-/// Those that an instance may wait for at the same time, in all its exchanges and outside of them. Each takes some hundred bytes of the
-/// host's own memory.
+/// Those that an instance may wait for at the same time, in all its exchanges and outside of them.
+/// Each takes some hundred bytes of the host's own memory.
 const OPEN_MAX: usize = 4096;
 
 /// What an event asked for.
@@ -166,8 +168,8 @@ impl Context {
         if self.owned.contains_key(&start) { Ok(start) } else { Err(Refusal::NotOwned) }
     }
 
-    /// Takes a head and a body's pieces out of the function's rooms: all of them, or none. The head's room goes back
-    /// to the pool when `read` has read it.
+    /// Takes a head and a body's pieces out of the function's rooms: all of them, or none. The
+    /// head's room goes back to the pool when `read` has read it.
     fn hand_over<T>(
         &mut self,
         laid: &LaidMessage,

@@ -19,7 +19,8 @@ pub struct FunctionCounters {
     pub skipped: AtomicU64,
     /// Exchanges that ended there, because it was out of order.
     pub refused: AtomicU64,
-    /// Requests of a service that had an instance made for them, and those that had one which had served others.
+    /// Requests of a service that had an instance made for them, and those that had one which had
+    /// served others.
     pub instances_made: Counter,
     /// See [`Self::instances_made`].
     pub instances_reused: Counter,
@@ -64,7 +65,8 @@ impl FunctionCounters {
 
     /// Adds what another process took, whatever it is. No thread may count meanwhile.
     pub fn absorb(&self, words: &[u64]) {
-        // One after the other: a worker's last report may come with the first one of the worker in its place.
+        // One after the other: a worker's last report may come with the first one of the worker in
+        // its place.
         let _turn = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut words = words.iter().copied();
         for (counter, n) in self.rare().into_iter().zip(&mut words) {

@@ -1,8 +1,9 @@
 //! A request with its response, or a connection, on its way through a chain.
 //!
-//! Requests pass the functions first to last, responses last to first; what function *k* answers itself passes those before it. An
-//! exchange keeps to the versions of functions that it began with. An event that nobody waits in is carried out in the call that
-//! brings it; only what has to wait becomes a future.
+//! Requests pass the functions first to last, responses last to first; what function *k* answers
+//! itself passes those before it. An exchange keeps to the versions of functions that it began
+//! with. An event that nobody waits in is carried out in the call that brings it; only what has to
+//! wait becomes a future.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -104,7 +105,8 @@ impl Exchange {
         }))
     }
 
-    /// A request's head; `body` is the length of its body, if it is known. What functions change is changed in `parts`.
+    /// A request's head; `body` is the length of its body, if it is known. What functions change is
+    /// changed in `parts`.
     pub async fn request_head(&self, parts: &mut request::Parts, body: Option<u64>) -> Step {
         self.0.request_head(parts, body).get().await
     }
@@ -114,8 +116,9 @@ impl Exchange {
         self.0.response_head(parts, body).get().await
     }
 
-    /// A request's head that was laid out ([`crate::head::lay_out_request`]) by somebody who is trusted, for a room of this size.
-    /// What functions make of it lies in its place afterwards, if [`Self::take_changed`] says so.
+    /// A request's head that was laid out ([`crate::head::lay_out_request`]) by somebody who is
+    /// trusted, for a room of this size. What functions make of it lies in its place afterwards, if
+    /// [`Self::take_changed`] says so.
     pub async fn laid_request_head(&self, head: &mut Bytes) -> Step {
         self.0.or_answered(self.0.head(Laid::request(head), None, false)).get().await
     }
@@ -169,7 +172,8 @@ impl Exchange {
         Passage::done(&*self.0, direction)
     }
 
-    /// Whether no function wants to hear of it any more, its end included. To be asked when no head can come any more.
+    /// Whether no function wants to hear of it any more, its end included. To be asked when no head
+    /// can come any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let inner = &*self.0;
@@ -180,20 +184,23 @@ impl Exchange {
             && [Direction::Request, Direction::Response].into_iter().all(|way| self.done(way))
     }
 
-    /// By the places of its parts: whether it is a service that stands there. One part without services if the chain has none.
+    /// By the places of its parts: whether it is a service that stands there. One part without
+    /// services if the chain has none.
     #[must_use]
     pub fn parts(&self) -> Vec<bool> {
         let parts = Inner::parts(&self.0).parts;
         parts.iter().map(|part| matches!(part, Part::Service(_))).collect()
     }
 
-    /// The part at this place, newly begun but for the first, which is the exchange itself; none behind the last one.
+    /// The part at this place, newly begun but for the first, which is the exchange itself; none
+    /// behind the last one.
     #[must_use]
     pub fn part(&self, place: usize) -> Option<ExchangePart> {
         Inner::parts(&self.0).part(place)
     }
 
-    /// Says how it ended; told to the functions when the last clone goes. Only the first call counts.
+    /// Says how it ended; told to the functions when the last clone goes. Only the first call
+    /// counts.
     pub fn end(&self, how: Ended, upstream: Option<usize>, time: Duration) {
         Passage::end(&*self.0, how, upstream, time);
     }
@@ -345,7 +352,8 @@ impl Inner {
         mut place: usize,
         mut response: http::Response<Pieces>,
     ) -> Step {
-        // What is held back of the request, or of a response that has another in its place, goes nowhere any more.
+        // What is held back of the request, or of a response that has another in its place, goes
+        // nowhere any more.
         self.flows.iter().for_each(Flow::let_go);
         'again: loop {
             self.answered_by.set(place);

@@ -1,7 +1,8 @@
 //! A function of a running chain: calling it, and what becomes of it when it faults.
 //!
-//! After a fault its instance is gone, and with it what it knew of the exchanges it had seen. A new one is made on a thread of its
-//! own, over the same state region, while the function is out of order.
+//! After a fault its instance is gone, and with it what it knew of the exchanges it had seen. A new
+//! one is made on a thread of its own, over the same state region, while the function is out of
+//! order.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,7 +20,8 @@ use crate::context::Effects;
 use crate::instance::{Event, Instance};
 use crate::plan::{FunctionPlan, MessageError, Proxy, Site, StagedFunction};
 
-/// How long until a thread for a new instance is asked for again, in nanoseconds, if there was none.
+/// How long until a thread for a new instance is asked for again, in nanoseconds, if there was
+/// none.
 const NO_THREAD: u64 = 200_000_000;
 
 /// What an exchange remembers of a function.
@@ -71,7 +73,8 @@ pub(crate) struct Function {
     wants: Cell<Wants>,
     /// New exchanges get it.
     runs: Cell<bool>,
-    /// It was told something: one that was not has nothing to tell, and may not be fit to be told anything.
+    /// It was told something: one that was not has nothing to tell, and may not be fit to be told
+    /// anything.
     began: Cell<bool>,
 }
 
@@ -93,12 +96,14 @@ struct Inner {
 }
 
 impl Inner {
-    /// Calls `tick` ahead of the time that it asked for, if it asked for one: functions that count hand over by it what they counted.
+    /// Calls `tick` ahead of the time that it asked for, if it asked for one: functions that count
+    /// hand over by it what they counted.
     fn flush(&mut self, site: &Site) -> Result<(), Fault> {
         let asked = self.instance.as_mut().filter(|instance| instance.timer() != 0);
         let Some(instance) = asked else { return Ok(()) };
         let _ticking = site.sandbox.ticker().tick();
-        // The time as it is: to other times it would forget what a successor has in the same state region.
+        // The time as it is: to other times it would forget what a successor has in the same state
+        // region.
         instance.tick(clock::monotonic()).map(drop)
     }
 }
@@ -190,8 +195,9 @@ impl Function {
         self.inner.borrow().instance.as_ref().map_or(0, Instance::timer)
     }
 
-    /// Tells it what happened to an exchange that it has this seat in. `at` is when the event begins (monotonic nanoseconds), and then
-    /// when it has ended: the next function's begins then, which saves it a look at the clock.
+    /// Tells it what happened to an exchange that it has this seat in. `at` is when the event
+    /// begins (monotonic nanoseconds), and then when it has ended: the next function's begins then,
+    /// which saves it a look at the clock.
     pub(crate) fn call(&self, exchange: u32, seat: &Seat, event: Event, at: &mut u64) -> Called {
         let mut inner = self.inner.borrow_mut();
         if !self.can_tell(&mut inner, seat) {
@@ -249,7 +255,8 @@ impl Function {
         Some(ticked)
     }
 
-    /// No exchange has it any more: if new ones do not get it, either, it is asked for what it has counted and not told yet.
+    /// No exchange has it any more: if new ones do not get it, either, it is asked for what it has
+    /// counted and not told yet.
     pub(crate) fn left(&self) {
         if self.runs.get() || !self.began.get() {
             return;
@@ -287,7 +294,8 @@ impl Function {
         (!self.is_ready(&mut inner)).then(|| self.out_of_order())
     }
 
-    /// A service's guest ended by a fault of its own. Those that had begun before the first of several add nothing to its record.
+    /// A service's guest ended by a fault of its own. Those that had begun before the first of
+    /// several add nothing to its record.
     pub(crate) fn guest_fault(&self, fault: &Fault) {
         if let Some(proxy) = self.plan.proxy.as_ref().and_then(Proxy::here) {
             proxy.forget_instances();
@@ -345,7 +353,8 @@ impl Function {
         self.fails_open() && !self.can_tell(&mut self.inner.borrow_mut(), seat)
     }
 
-    /// Whether it can be told what happens to an exchange that it has this seat in: a later instance does not know it.
+    /// Whether it can be told what happens to an exchange that it has this seat in: a later
+    /// instance does not know it.
     fn can_tell(&self, inner: &mut Inner, seat: &Seat) -> bool {
         let known = seat.generation.get();
         self.is_ready(inner) && (known == 0 || known == inner.generation)
@@ -428,7 +437,8 @@ impl Function {
         }
     }
 
-    /// Has a new instance made on a thread of its own. If there is none it stays out of order for now, which is no fault of its own.
+    /// Has a new instance made on a thread of its own. If there is none it stays out of order for
+    /// now, which is no fault of its own.
     fn begin_repair(&self, inner: &mut Inner, now: u64) {
         let (done, repaired) = channel();
         let (site, plan, state) = (self.site.clone(), self.plan.clone(), self.state.clone());

@@ -1,6 +1,7 @@
 //! Between the heads that the gateway has and those laid out flat in the window (`wit/message.md`).
 //!
-//! Owns: what is laid out, and checking all of what a function left there. Must not know: which function that was.
+//! Owns: what is laid out, and checking all of what a function left there. Must not know: which
+//! function that was.
 
 mod check;
 mod known;

@@ -1,7 +1,7 @@
 //! Heads on their way from function to function.
 //!
-//! A head is laid out once, in a room that all see, and taken over once, when all have seen it. It stays within the call that brings
-//! it unless a function waits, or there is no room.
+//! A head is laid out once, in a room that all see, and taken over once, when all have seen it. It
+//! stays within the call that brings it unless a function waits, or there is no room.
 
 use std::marker::PhantomData;
 
@@ -90,8 +90,8 @@ impl Head for &mut response::Parts {
     }
 }
 
-/// A head that is laid out already, by whoever has the exchange, for a room of the same size. What functions make of it lies in
-/// its place afterwards.
+/// A head that is laid out already, by whoever has the exchange, for a room of the same size. What
+/// functions make of it lies in its place afterwards.
 pub(crate) struct Laid<'a, K> {
     head: &'a mut Bytes,
     /// Whether functions may have left this, where this was laid out.
@@ -183,7 +183,8 @@ enum Shown {
 }
 
 impl Inner {
-    /// Shows a head to all functions that want it: what follows, and who decided so if it is not to go on.
+    /// Shows a head to all functions that want it: what follows, and who decided so if it is not to
+    /// go on.
     pub(crate) fn head<'a, H: Head + 'a>(
         &'a self,
         head: H,
@@ -272,7 +273,8 @@ impl<H: Head> Showing<H> {
         Shown::All
     }
 
-    /// What the function whose turn it is said; the next one's turn is come if nothing follows from it.
+    /// What the function whose turn it is said; the next one's turn is come if nothing follows from
+    /// it.
     fn told(&mut self, of: &Inner, mut told: Told) -> Option<(usize, Step)> {
         let place = self.order[self.turn];
         if let Told::Outcome(outcome) = &told

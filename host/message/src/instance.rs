@@ -99,7 +99,8 @@ fn guest(
         memory_at_start: usize::try_from(plan.admitted.memory_at_start).unwrap_or(usize::MAX),
         deadline: plan.deadline,
     };
-    // In `configure` it may ask for something, in rooms of its own, and so writes there beside those that are at work.
+    // In `configure` it may ask for something, in rooms of its own, and so writes there beside
+    // those that are at work.
     let window = Window { memory: site.window.clone(), writes: plan.writes, in_use: false };
     let telemetry = Arc::clone(&plan.telemetry);
     let function = GuestFunction::new(plan.name.clone(), Some(window), state, limits, telemetry)
@@ -190,7 +191,8 @@ impl Instance {
     /// Tells it what happened to an exchange.
     ///
     /// # Errors
-    /// When it trapped, or answered what means nothing: the instance must not be used any more after a trap.
+    /// When it trapped, or answered what means nothing: the instance must not be used any more
+    /// after a trap.
     pub(crate) fn call(
         &mut self,
         exchange: u32,

@@ -1,19 +1,22 @@
 //! Chains of message functions, on one thread of a gateway or in a worker process.
 //!
-//! Owns: the message pool of a chain, laying heads out flat and reading them back, telling functions what happens to an exchange,
-//! carrying out what they ask for, their faults, and versions that come and go. Must not know: sockets, a protocol's parser, or which
-//! runtime drives its futures; all of that is behind [`weir_exchange`].
+//! Owns: the message pool of a chain, laying heads out flat and reading them back, telling
+//! functions what happens to an exchange, carrying out what they ask for, their faults, and
+//! versions that come and go. Must not know: sockets, a protocol's parser, or which runtime drives
+//! its futures; all of that is behind [`weir_exchange`].
 //!
 //! ```text
 //!   gateway ── request parts ──> Exchange ── head in a room ──> function 0, 1, … n     one call into Wasm each
 //!           <─ response parts ──         <── head in a room ── function n, … 1, 0
 //! ```
 //!
-//! A function of the world `wasi:http/proxy` is no function of events: it is a [`service`](weir_exchange::Service), which
-//! `weir-proxy-function` runs. Its place in the chain, its versions and its faults are kept here, like those of all others.
+//! A function of the world `wasi:http/proxy` is no function of events: it is a
+//! [`service`](weir_exchange::Service), which `weir-proxy-function` runs. Its place in the chain,
+//! its versions and its faults are kept here, like those of all others.
 //!
-//! All that an event asks for (a route, an answer, a call) is noted by [`context`](self) while the function runs, and carried out
-//! when it has returned: so nothing of the gateway runs inside of a guest's call.
+//! All that an event asks for (a route, an answer, a call) is noted by [`context`](self) while the
+//! function runs, and carried out when it has returned: so nothing of the gateway runs inside of a
+//! guest's call.
 
 mod asks;
 mod bodies;

@@ -162,7 +162,8 @@ pub struct Site {
 pub struct SiteConfig {
     /// Rooms of its pool.
     pub rooms: u32,
-    /// Bytes of each, a power of two from 4,096 to 65,536: the longest head, and the longest piece of a body.
+    /// Bytes of each, a power of two from 4,096 to 65,536: the longest head, and the longest piece
+    /// of a body.
     pub room_bytes: u32,
     /// Bytes of a body that functions may hold back.
     pub hold: usize,
@@ -204,7 +205,8 @@ impl StagedFunction {
         self.kept
     }
 
-    /// Whether it starts with an empty state region although its predecessor had one of the same name.
+    /// Whether it starts with an empty state region although its predecessor had one of the same
+    /// name.
     #[must_use]
     pub fn is_fresh(&self, before: &States) -> bool {
         !self.kept && before.has(&self.plan.name)

@@ -1,7 +1,8 @@
 //! A visit to a service once more, for a version on trial: where does it do otherwise?
 //!
-//! It comes when the visit is over and all of its response was taken, so nobody waits for it, and it has nothing to wait for. What the version
-//! asks for goes nowhere: a request that the running version sent on, too, gets the answer that that one got. One that it did not send is a
+//! It comes when the visit is over and all of its response was taken, so nobody waits for it, and
+//! it has nothing to wait for. What the version asks for goes nowhere: a request that the running
+//! version sent on, too, gets the answer that that one got. One that it did not send is a
 //! difference, and nothing behind that is compared.
 
 use std::cell::RefCell;
@@ -110,7 +111,8 @@ async fn compare(tape: &Tape, response: Response<Stream>) -> Shown {
     if is_same(body, &taped).await { Shown::Same } else { Shown::Bytes("another body") }
 }
 
-/// Takes a body, and says whether it is the one on tape. Of one that nobody took to its end only what was taken is compared.
+/// Takes a body, and says whether it is the one on tape. Of one that nobody took to its end only
+/// what was taken is compared.
 async fn is_same(mut body: Stream, taped: &TapedBody) -> bool {
     let (mut at, mut trailers, mut end) = (0, None, Ok(()));
     while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {

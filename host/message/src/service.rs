@@ -1,4 +1,5 @@
-//! A function of the world `wasi:http/proxy` in its place: what becomes of an exchange that reaches it, and what is counted of it.
+//! A function of the world `wasi:http/proxy` in its place: what becomes of an exchange that reaches
+//! it, and what is counted of it.
 
 use std::pin::Pin;
 use std::rc::{Rc, Weak};

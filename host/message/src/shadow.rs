@@ -1,7 +1,8 @@
-//! A version that sees copies of a function's events and decides nothing: where would it have decided otherwise?
+//! A version that sees copies of a function's events and decides nothing: where would it have
+//! decided otherwise?
 //!
-//! What it asks for is not carried out, so an event in which it waits is not compared. A service is shown visits that are over
-//! ([`crate::replay`]).
+//! What it asks for is not carried out, so an event in which it waits is not compared. A service is
+//! shown visits that are over ([`crate::replay`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -37,7 +38,8 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// The first differences, for people. A fault has lines of source in it, if there are any, and once they are known.
+    /// The first differences, for people. A fault has lines of source in it, if there are any, and
+    /// once they are known.
     #[must_use]
     pub fn samples(&self) -> Vec<String> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -100,7 +102,8 @@ impl Shadow {
         Self { place, function, findings, seats, visits, over: Cell::new(false) }
     }
 
-    /// Shows it a copy of an event before the function itself has it; none if there is nothing to compare.
+    /// Shows it a copy of an event before the function itself has it; none if there is nothing to
+    /// compare.
     pub(crate) fn show(
         &self,
         rooms: &Rooms,

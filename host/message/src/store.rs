@@ -1,4 +1,5 @@
-//! The key-value store that all functions of a tenant share, on all threads: short values that live for a while.
+//! The key-value store that all functions of a tenant share, on all threads: short values that live
+//! for a while.
 //!
 //! It holds at most so many bytes, and forgets what was used least when it is full.
 
@@ -68,7 +69,8 @@ impl Store {
         );
     }
 
-    /// Adds to a number, which begins at 0 and lives for so long from then on: the sum. What is no number counts as 0.
+    /// Adds to a number, which begins at 0 and lives for so long from then on: the sum. What is no
+    /// number counts as 0.
     #[must_use]
     pub fn add(&self, key: &[u8], delta: i64, lives: Option<Duration>) -> i64 {
         let mut sum = delta;

@@ -1,6 +1,8 @@
-//! What a service was asked and did during a visit, kept so that a version on trial can be asked the same afterwards.
+//! What a service was asked and did during a visit, kept so that a version on trial can be asked
+//! the same afterwards.
 //!
-//! Bodies are copied as they pass, and no faster. A visit with more than a tape has room for is torn: nothing of it is compared.
+//! Bodies are copied as they pass, and no faster. A visit with more than a tape has room for is
+//! torn: nothing of it is compared.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -42,7 +44,8 @@ pub(crate) struct Taped<H> {
     pub(crate) body: TapedBody,
 }
 
-/// A request that a service sent on, and its answer, if there was one before nobody waited for it any more.
+/// A request that a service sent on, and its answer, if there was one before nobody waited for it
+/// any more.
 pub(crate) struct Call {
     pub(crate) upstream: Option<usize>,
     pub(crate) request: Taped<RequestHead>,

@@ -28,8 +28,8 @@ pub(crate) struct Waits {
     said: Outcome,
 }
 
-/// The outcome of an event in which a function has `said` something of changes before it waited: that holds, too, if it lets the head or
-/// piece go on and says nothing else.
+/// The outcome of an event in which a function has `said` something of changes before it waited:
+/// that holds, too, if it lets the head or piece go on and says nothing else.
 fn with_changes(said: Outcome, outcome: Outcome) -> Outcome {
     let goes_on = matches!(outcome.action, Action::Continue | Action::Done | Action::Hold);
     if !goes_on || tells_changes(outcome) {
@@ -44,8 +44,8 @@ fn tells_changes(outcome: Outcome) -> bool {
 }
 
 impl Inner {
-    /// Tells a function. `bytes` reads the head or piece that the event is about, which the function may write to meanwhile; `at` is when
-    /// it begins, and then when it has ended.
+    /// Tells a function. `bytes` reads the head or piece that the event is about, which the
+    /// function may write to meanwhile; `at` is when it begins, and then when it has ended.
     pub(crate) fn tell<'r>(
         &self,
         place: usize,

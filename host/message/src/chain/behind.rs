@@ -1,4 +1,5 @@
-//! What a chain does beside its exchanges: ticks, orders, what functions asked for and do not wait for.
+//! What a chain does beside its exchanges: ticks, orders, what functions asked for and do not wait
+//! for.
 
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -25,9 +26,10 @@ impl Chain {
         self.0.wake.notify_one();
     }
 
-    /// Carries out what functions want outside of exchanges (their ticks, and what they asked for and did not wait for) and
-    /// orders from other threads. When nobody can give any, another chain is in its place: functions have no ticks any more, and this ends
-    /// with the last exchange and the last visit of a service.
+    /// Carries out what functions want outside of exchanges (their ticks, and what they asked for
+    /// and did not wait for) and orders from other threads. When nobody can give any, another chain
+    /// is in its place: functions have no ticks any more, and this ends with the last exchange and
+    /// the last visit of a service.
     pub async fn drive(self) {
         let mut running = FuturesUnordered::new();
         let Some(mut orders) = self.0.orders.borrow_mut().take() else { return };

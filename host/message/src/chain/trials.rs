@@ -21,8 +21,8 @@ impl Chain {
     /// Gives all new exchanges another chain, which was staged for the same site.
     ///
     /// # Errors
-    /// When a function does not take what its predecessor saved; the chain stays as it is. When one faults in `save`; then the chain has
-    /// a new instance of it, without what that one knew.
+    /// When a function does not take what its predecessor saved; the chain stays as it is. When one
+    /// faults in `save`; then the chain has a new instance of it, without what that one knew.
     pub fn publish(&self, staged: StagedChain) -> Result<(), MessageError> {
         let next = new_version(&self.0.site, &self.0.name, staged.functions);
         let before = Rc::clone(&self.0.version.borrow());
@@ -40,13 +40,14 @@ impl Chain {
     /// Gives all new exchanges another version of a function. Ends a trial.
     ///
     /// # Errors
-    /// When there is no such function, or it does not take what its predecessor saved; the old one stays. When that one faults in
-    /// `save`, as for [`Self::publish`].
+    /// When there is no such function, or it does not take what its predecessor saved; the old one
+    /// stays. When that one faults in `save`, as for [`Self::publish`].
     pub fn swap(&self, staged: StagedFunction) -> Result<(), MessageError> {
         self.swap_keeping(staged, Function::watch)
     }
 
-    /// The same with a version that ran before: no fault of it brings back what it replaces, from its first moment on. [`Self::undo`] does.
+    /// The same with a version that ran before: no fault of it brings back what it replaces, from
+    /// its first moment on. [`Self::undo`] does.
     ///
     /// # Errors
     /// As for [`Self::swap`].
@@ -69,7 +70,8 @@ impl Chain {
         Ok(())
     }
 
-    /// Brings back what this version of a function replaced, if it runs: another part of the chain has gone back from it.
+    /// Brings back what this version of a function replaced, if it runs: another part of the chain
+    /// has gone back from it.
     ///
     /// # Errors
     /// When it runs, and what it replaced is not known any more.
@@ -77,8 +79,8 @@ impl Chain {
         self.bring_back(name, version, Function::unwatch)
     }
 
-    /// The same, because another part of the chain refused it: what it replaced goes on as if it had never been, and has what it goes
-    /// back to itself.
+    /// The same, because another part of the chain refused it: what it replaced goes on as if it
+    /// had never been, and has what it goes back to itself.
     ///
     /// # Errors
     /// As for [`Self::go_back`].
@@ -147,8 +149,8 @@ impl Chain {
     /// Makes the canary the running version.
     ///
     /// # Errors
-    /// When there is none, or it does not take what its predecessor saved; the trial is over then. When that one faults in `save`, as
-    /// for [`Self::publish`], too.
+    /// When there is none, or it does not take what its predecessor saved; the trial is over then.
+    /// When that one faults in `save`, as for [`Self::publish`], too.
     pub fn promote(&self) -> Result<(), MessageError> {
         let before = Rc::clone(&self.0.version.borrow());
         let Canary { place, function, .. } = before.canary.clone().ok_or_else(no_canary)?;
@@ -162,7 +164,8 @@ impl Chain {
         Ok(())
     }
 
-    /// Shows another version of a function copies of its events, or what becomes of visits to a service.
+    /// Shows another version of a function copies of its events, or what becomes of visits to a
+    /// service.
     ///
     /// # Errors
     /// As for [`Self::begin_canary`], or when only one of both is a service.
@@ -193,8 +196,8 @@ impl Chain {
         }
     }
 
-    /// Gives what a function saved to its successor. The operator is told of a fault of the function itself; of its successor's, who
-    /// wants that one.
+    /// Gives what a function saved to its successor. The operator is told of a fault of the
+    /// function itself; of its successor's, who wants that one.
     fn hand_over(&self, from: &Function, to: &Function) -> Result<(), MessageError> {
         let saved = from.save().inspect_err(|error| {
             if let InstanceError::Fault { fault, .. } = error {

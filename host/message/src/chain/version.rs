@@ -56,8 +56,8 @@ impl Version {
         }
     }
 
-    /// The parts that an exchange passes: functions of events, by their places, and services between them. None if there are no
-    /// services.
+    /// The parts that an exchange passes: functions of events, by their places, and services
+    /// between them. None if there are no services.
     pub(crate) fn legs(&self, canary: bool) -> Option<Vec<Part>> {
         if !self.serves {
             return None;

@@ -8,8 +8,9 @@ use weir_layout::message::{Head, Part};
 use super::take::{new_authority, request_line};
 use super::{Broken, broken};
 
-/// Whether functions may have left these entries in a head's table; who takes the head over looks at the rest, and at all of
-/// it once more. Costs a look at each byte, where taking it over makes a map of it.
+/// Whether functions may have left these entries in a head's table; who takes the head over looks
+/// at the rest, and at all of it once more. Costs a look at each byte, where taking it over makes a
+/// map of it.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -64,7 +65,8 @@ const NAME: [bool; 256] = {
     allowed
 };
 
-/// The status, if functions may have left it where this was: what a server says is no fault of theirs.
+/// The status, if functions may have left it where this was: what a server says is no fault of
+/// theirs.
 pub(super) fn check_status(room: &[u8], before: u16) -> Result<StatusCode, Broken> {
     let status = head(room)?.status();
     match StatusCode::from_u16(status) {
@@ -78,7 +80,8 @@ pub(crate) fn check_status_line(room: &[u8], before: &[u8]) -> Result<(), Broken
     check_status(room, head(before)?.status()).map(drop)
 }
 
-/// Whether functions may have left this as method, target and authority of a request that was laid out as `before`.
+/// Whether functions may have left this as method, target and authority of a request that was laid
+/// out as `before`.
 pub(crate) fn check_request_line(room: &[u8], before: &[u8]) -> Result<(), Broken> {
     let (now, before) = (head(room)?, head(before)?);
     let same = |part| now.part(part).is_some_and(|now| before.part(part) == Some(now));

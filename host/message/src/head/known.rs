@@ -1,7 +1,8 @@
 //! A head as it is known to be good, where no function can reach it.
 //!
-//! Most functions add fields and change nothing else. Then what lies in the room is the same as before up to where it ended, which
-//! one comparison of bytes tells, and only what was added has to be looked at, and be taken over.
+//! Most functions add fields and change nothing else. Then what lies in the room is the same as
+//! before up to where it ended, which one comparison of bytes tells, and only what was added has to
+//! be looked at, and be taken over.
 
 use std::ops::Range;
 
@@ -29,8 +30,9 @@ impl Known {
         Self { bytes, laid, adds: true }
     }
 
-    /// Looks at what a function left in the room: at a copy of it, because other instances that have the room in their windows may be
-    /// running on other threads (one that is being configured, say), and what was looked at has to be what is taken over.
+    /// Looks at what a function left in the room: at a copy of it, because other instances that
+    /// have the room in their windows may be running on other threads (one that is being
+    /// configured, say), and what was looked at has to be what is taken over.
     ///
     /// # Errors
     /// What is wrong with its fields. Nothing is different here then.

@@ -91,7 +91,8 @@ pub fn new_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     Ok(parts)
 }
 
-/// A response as [`super::lay_out_response`] laid it out, for who trusts whoever did: all fields are taken.
+/// A response as [`super::lay_out_response`] laid it out, for who trusts whoever did: all fields
+/// are taken.
 ///
 /// # Errors
 /// When what lies there is no head of a response.
@@ -107,7 +108,8 @@ pub fn read_response(room: &[u8]) -> Result<http::response::Parts, Broken> {
     Ok(parts)
 }
 
-/// A request as [`super::lay_out_request`] laid it out, for who trusts whoever did: its length is taken, too.
+/// A request as [`super::lay_out_request`] laid it out, for who trusts whoever did: its length is
+/// taken, too.
 ///
 /// # Errors
 /// When what lies there is no head of a request.
@@ -117,7 +119,8 @@ pub fn read_request(room: &[u8]) -> Result<http::request::Parts, Broken> {
     Ok(parts)
 }
 
-/// The length that a head says, which a function must not change, for who holds its body to it: `content-length` if it is a number.
+/// The length that a head says, which a function must not change, for who holds its body to it:
+/// `content-length` if it is a number.
 #[must_use]
 pub fn said_length(room: &[u8]) -> Option<u64> {
     let head = Head::new(room)?;
@@ -205,7 +208,8 @@ pub fn take_response(room: &[u8], parts: &mut http::response::Parts) -> Result<(
     Ok(())
 }
 
-/// Takes over the fields that lie there. Most functions only add some: then those are added, and the others left as they are.
+/// Takes over the fields that lie there. Most functions only add some: then those are added, and
+/// the others left as they are.
 fn take_fields(room: &[u8], headers: &mut HeaderMap) -> Result<(), Broken> {
     let head = head(used(room)?)?;
     let shown = headers.iter().filter(|(name, _)| !is_the_gateways(name));
@@ -331,7 +335,8 @@ fn field<B: AsRef<[u8]>, E>(
     Ok((!is_ours).then_some((name, value)))
 }
 
-/// The fields that lie there, with the gateway's own as they were before. Their values are parts of one copy.
+/// The fields that lie there, with the gateway's own as they were before. Their values are parts of
+/// one copy.
 pub(super) fn fields(room: &[u8], before: &HeaderMap) -> Result<HeaderMap, Broken> {
     let copy = Bytes::copy_from_slice(used(room)?);
     let head = head(&copy)?;

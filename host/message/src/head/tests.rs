@@ -69,7 +69,8 @@ proptest! {
         take_request(&room, &mut other).unwrap();
         prop_assert_eq!((&parts.uri, &parts.headers), (&other.uri, &other.headers));
 
-        // Whatever else lies there is known as soon as its fields are good, and what was known before stays if they are not.
+        // Whatever else lies there is known as soon as its fields are good, and what was known
+        // before stays if they are not.
         let before = known.bytes().to_vec();
         for (at, value) in places {
             room[at..at + 2].copy_from_slice(&value.to_le_bytes());
