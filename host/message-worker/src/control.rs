@@ -1,5 +1,5 @@
-//! The socket between a worker and its keeper: orders with files in one direction, replies and news in the other, as JSON behind its
-//! length.
+//! The socket between a worker and its keeper: orders with files in one direction, replies and news
+//! in the other, as JSON behind its length.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;

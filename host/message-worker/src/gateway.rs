@@ -1,4 +1,5 @@
-//! A chain as a gateway's thread has it: each event goes to the worker, and waits for what the worker says about it.
+//! A chain as a gateway's thread has it: each event goes to the worker, and waits for what the
+//! worker says about it.
 
 mod asks;
 mod exchange;
@@ -38,12 +39,14 @@ use crate::streams::Streams;
 
 /// How soon it is tried again when the rings or the hop are full.
 const AGAIN: Duration = Duration::from_millis(1);
-/// Bytes that may wait for room in the ring, beside what somebody waits for an answer to: replies, and what was given up meanwhile.
+/// Bytes that may wait for room in the ring, beside what somebody waits for an answer to: replies,
+/// and what was given up meanwhile.
 const BACKLOG_MAX: usize = 64 << 20;
-/// Descriptors that are read before others on this thread, who take out what they bring, have their turn.
+/// Descriptors that are read before others on this thread, who take out what they bring, have their
+/// turn.
 const TURN_MAX: usize = 256;
-/// Bytes of a body that one message carries: as much as is read of a connection at a time, so that it crosses in one go. The worker cuts it
-/// into rooms.
+/// Bytes of a body that one message carries: as much as is read of a connection at a time, so that
+/// it crosses in one go. The worker cuts it into rooms.
 const BODY_MAX: usize = 64 << 10;
 /// Calls of a worker that may be under way.
 const CALLS_MAX: usize = 8192;
@@ -64,7 +67,8 @@ pub enum Link {
         /// The worker's generation.
         generation: u64,
     },
-    /// It was given an order, or has answered it: as long as it has one, something waits for its word.
+    /// It was given an order, or has answered it: as long as it has one, something waits for its
+    /// word.
     Order {
         /// The worker's generation.
         generation: u64,
@@ -104,7 +108,8 @@ pub struct RemoteConfig {
     pub patience: Arc<AtomicU64>,
     /// Bytes of a room of the worker's pool: the longest head.
     pub room_bytes: usize,
-    /// Bytes that events may let go at a time, and that calls under way may have: all that there can be in the worker.
+    /// Bytes that events may let go at a time, and that calls under way may have: all that there
+    /// can be in the worker.
     pub most: usize,
 }
 
@@ -132,14 +137,16 @@ struct Inner {
     services: Arc<AtomicBool>,
     /// Requests that visit services.
     visits: RefCell<HashMap<u32, Rc<Visit>, FxBuildHasher>>,
-    /// What services have sent on, by the worker's generation and numbers; dropped, it is called off.
+    /// What services have sent on, by the worker's generation and numbers; dropped, it is called
+    /// off.
     onward: RefCell<HashMap<(u64, u32), oneshot::Sender<()>, FxBuildHasher>>,
     streams: Rc<Streams>,
     patience: Arc<AtomicU64>,
     /// Heads are laid out here.
     head: RefCell<Box<[u8]>>,
     most: usize,
-    /// Bytes of pieces that events let go beyond what they were told, and that were not taken out ([`Wait::let_go`]).
+    /// Bytes of pieces that events let go beyond what they were told, and that were not taken out
+    /// ([`Wait::let_go`]).
     let_go: Cell<usize>,
     /// Calls under way, and bytes of their requests.
     calls: Cell<(usize, usize)>,
@@ -195,7 +202,8 @@ struct Wait {
 }
 
 impl Wait {
-    /// Bytes that it has let go beyond what an event is told: whoever takes them may be held up by a client, without the worker's doing.
+    /// Bytes that it has let go beyond what an event is told: whoever takes them may be held up by
+    /// a client, without the worker's doing.
     fn let_go(&self) -> usize {
         self.bytes.saturating_sub(BODY_MAX)
     }
@@ -206,7 +214,8 @@ impl Wait {
 struct Lost;
 
 impl RemoteChain {
-    /// A chain whose worker the keeper will tell of. [`Self::drive`] has to be driven along with it.
+    /// A chain whose worker the keeper will tell of. [`Self::drive`] has to be driven along with
+    /// it.
     #[must_use]
     pub fn new(config: RemoteConfig, environment: Rc<dyn Environment>) -> Self {
         let RemoteConfig {
@@ -430,7 +439,8 @@ impl Inner {
         self.lost(generation);
     }
 
-    /// Whether something waits for the worker's word: an event, its keeper, or everybody for its first.
+    /// Whether something waits for the worker's word: an event, its keeper, or everybody for its
+    /// first.
     fn is_waited_for(&self) -> bool {
         let live = self.live.borrow();
         let waits = || self.waiting.get() > 0 || !self.visits.borrow().is_empty();
@@ -498,7 +508,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether it reads what it is told. Each who waits for an answer has one message in the rings; what somebody gave up stays there.
+    /// Whether it reads what it is told. Each who waits for an answer has one message in the rings;
+    /// what somebody gave up stays there.
     fn listens(&self, rings: &Rings) -> Result<(), Breach> {
         let Some(more) = rings.kept().checked_sub(BACKLOG_MAX) else { return Ok(()) };
         let wait = self.waiting.get() + self.visits.borrow().len() + self.streams.going();
@@ -508,8 +519,8 @@ impl Inner {
         Ok(())
     }
 
-    /// So much waits for the worker that what its functions ask for now is answered without bytes: they may ask for more than exchanges
-    /// that wait can have in the rings.
+    /// So much waits for the worker that what its functions ask for now is answered without bytes:
+    /// they may ask for more than exchanges that wait can have in the rings.
     fn is_behind(&self) -> bool {
         self.live.borrow().as_ref().is_some_and(|live| live.rings.kept() > BACKLOG_MAX / 2)
     }
@@ -661,7 +672,8 @@ impl Middleware for RemoteChain {
         if self.0.ready().is_some() || self.0.fails_open.load(Ordering::Relaxed) {
             return interests;
         }
-        // No request gets through while nobody can say whether it may; no connection does where functions decide about these.
+        // No request gets through while nobody can say whether it may; no connection does where
+        // functions decide about these.
         Interests { request_head: true, ..interests }
     }
 

@@ -1,7 +1,9 @@
-//! Looking after a chain's worker: a thread starts it, gives it its orders, hears its news, and starts it again when it dies.
+//! Looking after a chain's worker: a thread starts it, gives it its orders, hears its news, and
+//! starts it again when it dies.
 //!
-//! What runs is remembered here, as files and text, so that a new worker begins where the last one was, with the same state
-//! regions. Each worker has rings of its own: nothing of a dead one's reaches the next.
+//! What runs is remembered here, as files and text, so that a new worker begins where the last one
+//! was, with the same state regions. Each worker has rings of its own: nothing of a dead one's
+//! reaches the next.
 
 mod output;
 mod running;
@@ -58,7 +60,8 @@ pub struct KeeperConfig {
     pub services: Arc<AtomicBool>,
     /// How long the worker may be silent while something waits for its word.
     pub silence: Duration,
-    /// The same in milliseconds, as the chain's thread is told; longer, if functions may take longer.
+    /// The same in milliseconds, as the chain's thread is told; longer, if functions may take
+    /// longer.
     pub patience: Arc<AtomicU64>,
     /// Where news go.
     pub news: Box<dyn Fn(News) + Send>,
@@ -238,7 +241,8 @@ impl Keeper {
         self.shown.process.load(Ordering::Relaxed)
     }
 
-    /// Gives an order, and waits for what becomes of it. One that no worker has taken in time is not carried out any more.
+    /// Gives an order, and waits for what becomes of it. One that no worker has taken in time is
+    /// not carried out any more.
     #[must_use]
     pub fn order(&self, order: Order) -> Reply {
         let (taken, answered) = self.give(order);
@@ -275,8 +279,9 @@ impl Keeper {
         (taken, answered)
     }
 
-    /// Has the worker report, to [`KeeperConfig::reports`]. What is answered comes behind that; the end of the channel says that there will
-    /// be none for now: there is no worker, or it has been busy for a while.
+    /// Has the worker report, to [`KeeperConfig::reports`]. What is answered comes behind that; the
+    /// end of the channel says that there will be none for now: there is no worker, or it has been
+    /// busy for a while.
     #[must_use]
     pub fn report(&self) -> Receiver<Reply> {
         let (answer, answered) = sync_channel(1);

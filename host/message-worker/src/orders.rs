@@ -1,4 +1,5 @@
-//! What the host orders a worker's chain to do, and what the worker says about it. Files go along by number.
+//! What the host orders a worker's chain to do, and what the worker says about it. Files go along
+//! by number.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -30,7 +31,8 @@ pub struct FunctionImage {
     pub name: String,
     /// Its version, for reports.
     pub version: String,
-    /// [`Admitted::hash`] of its component: faults name it, so that the host finds their lines of source.
+    /// [`Admitted::hash`] of its component: faults name it, so that the host finds their lines of
+    /// source.
     pub hash: [u8; 32],
     /// The component, which is known for as long as it is here.
     #[serde(skip)]
@@ -70,7 +72,8 @@ pub struct FunctionImage {
     pub files: [bool; 3],
 }
 
-/// The limits of a component of wasi:http ([`weir_proxy_function::ProxyConfig`]) for another process.
+/// The limits of a component of wasi:http ([`weir_proxy_function::ProxyConfig`]) for another
+/// process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxyImage {
     /// Nanoseconds for an exchange.
@@ -166,7 +169,8 @@ impl Order {
 /// What was counted and said since the last report.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// By function: what [`weir_message::FunctionCounters::take`] gave, and what it said; a shadow's under its own name.
+    /// By function: what [`weir_message::FunctionCounters::take`] gave, and what it said; a
+    /// shadow's under its own name.
     pub functions: BTreeMap<String, (Vec<u64>, TelemetryReport)>,
     /// Times for which there was no room.
     pub exhausted: u64,

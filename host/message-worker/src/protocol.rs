@@ -1,5 +1,6 @@
-//! What gateway and worker say to each other about exchanges: a descriptor of the hop names exchange and kind; numbers and bytes
-//! lie in the rings. Heads are laid out as functions see them (`wit/message.md`).
+//! What gateway and worker say to each other about exchanges: a descriptor of the hop names
+//! exchange and kind; numbers and bytes lie in the rings. Heads are laid out as functions see them
+//! (`wit/message.md`).
 
 use bytes::Bytes;
 use weir_exchange::{Broken, CallFault, Denied, Direction, Ended, Interests, Kind};
@@ -7,7 +8,8 @@ use weir_exchange::{Broken, CallFault, Denied, Direction, Ended, Interests, Kind
 /// Bytes in front of a message's own: `a`, `b`, `c`.
 pub(crate) const PREFIX: usize = 16;
 
-/// Gateway: a request's head. `a`: what the exchange is ([`of_kind`]), as in all that one can begin with; `b`: the event's number.
+/// Gateway: a request's head. `a`: what the exchange is ([`of_kind`]), as in all that one can begin
+/// with; `b`: the event's number.
 pub(crate) const REQUEST_HEAD: u8 = 1;
 /// Gateway: a response's head, as above.
 pub(crate) const RESPONSE_HEAD: u8 = 2;
@@ -19,36 +21,44 @@ pub(crate) const OPENED: u8 = 4;
 pub(crate) const BODY: u8 = 5;
 /// Gateway: the exchange is over. `a`: how; `b`: upstream + 1; `c`: nanoseconds.
 pub(crate) const END: u8 = 6;
-/// Gateway: a call's answer; the exchange is the call. `a`: 0, or why there is none; `b`: bytes of the head.
+/// Gateway: a call's answer; the exchange is the call. `a`: 0, or why there is none; `b`: bytes of
+/// the head.
 pub(crate) const CALLED: u8 = 7;
 /// Gateway: the store's answer; the exchange is the question. `a`: whether there is a value.
 pub(crate) const STORED: u8 = 8;
 
 /// Gateway: whether it is there. Answered with [`HERE`].
 pub(crate) const ALIVE: u8 = 9;
-/// Gateway: which parts the exchange has, which comes from there. Answered by a step of [`PARTED`]. `b`: the event's number.
+/// Gateway: which parts the exchange has, which comes from there. Answered by a step of [`PARTED`].
+/// `b`: the event's number.
 pub(crate) const PARTS: u8 = 10;
-/// Gateway: the exchange is a part of another one, of functions that are told of events. `a`: that one; `b`: the part's place.
+/// Gateway: the exchange is a part of another one, of functions that are told of events. `a`: that
+/// one; `b`: the part's place.
 pub(crate) const PART: u8 = 11;
-/// Gateway: a request for a service; the exchange is the visit. `a`: the exchange it is of; `b`: the part's place; `c`: bytes of
-/// its body + 1, 0 if that is not known.
+/// Gateway: a request for a service; the exchange is the visit. `a`: the exchange it is of; `b`:
+/// the part's place; `c`: bytes of its body + 1, 0 if that is not known.
 pub(crate) const SERVE: u8 = 12;
 /// Gateway: nobody waits for the visit's response any more.
 pub(crate) const GONE: u8 = 13;
-/// Gateway: the response to what a service sent on; the exchange is the call. `a`: 0, or why there is none; `c`: as above.
+/// Gateway: the response to what a service sent on; the exchange is the call. `a`: 0, or why there
+/// is none; `c`: as above.
 pub(crate) const ARRIVED: u8 = 14;
 
-/// Worker: what became of an event. `a`: step, direction << 8, done << 16, [`OVER`], [`denied`]; `b`: the event's number; `c`: upstream + 1.
+/// Worker: what became of an event. `a`: step, direction << 8, done << 16, [`OVER`], [`denied`];
+/// `b`: the event's number; `c`: upstream + 1.
 pub(crate) const STEP: u8 = 101;
 /// Worker: bytes that belong to the step that comes. `a`: direction << 8; `b`: the event's number.
 pub(crate) const PIECE: u8 = 102;
-/// Worker: a request of a function's own, its pieces before it. `a`: upstream; `b`: milliseconds; `c`: bytes of the answer at most.
+/// Worker: a request of a function's own, its pieces before it. `a`: upstream; `b`: milliseconds;
+/// `c`: bytes of the answer at most.
 pub(crate) const CALL: u8 = 103;
 /// Worker: bytes that belong to the call that comes.
 pub(crate) const CALL_PIECE: u8 = 104;
-/// Worker: something for the store. `a`: which; `b`: bytes of the key; `c`: milliseconds that it lives, 0 for no end.
+/// Worker: something for the store. `a`: which; `b`: bytes of the key; `c`: milliseconds that it
+/// lives, 0 for no end.
 pub(crate) const STORE: u8 = 105;
-/// Worker: the chain as it is now. `a`: events that it wants, in bits; `b`: how many versions of it were replaced.
+/// Worker: the chain as it is now. `a`: events that it wants, in bits; `b`: how many versions of it
+/// were replaced.
 pub(crate) const CHAIN: u8 = 106;
 /// Worker: it is there.
 pub(crate) const HERE: u8 = 107;
@@ -56,7 +66,8 @@ pub(crate) const HERE: u8 = 107;
 pub(crate) const SERVED: u8 = 108;
 /// Worker: the service has no more to do with the visit.
 pub(crate) const LEFT: u8 = 109;
-/// Worker: a service sends a request on; the exchange is the call. `a`: the visit; `b`: upstream + 1; `c`: as above.
+/// Worker: a service sends a request on; the exchange is the call. `a`: the visit; `b`: upstream +
+/// 1; `c`: as above.
 pub(crate) const ONWARD: u8 = 110;
 /// Worker: nobody waits for the call's response any more.
 pub(crate) const CALLED_OFF: u8 = 111;
@@ -77,10 +88,12 @@ pub(crate) const BROKEN: u32 = 2;
 /// No frame comes after this one.
 pub(crate) const LAST_FRAME: u32 = 1 << 16;
 
-/// Of an answer, and of a service's response: why no function made it, from this bit on; 0 if one did.
+/// Of an answer, and of a service's response: why no function made it, from this bit on; 0 if one
+/// did.
 const DENIED: u32 = 19;
 
-/// Of a step: no function wants to hear of the exchange any more, and the worker has forgotten it. There is no [`END`].
+/// Of a step: no function wants to hear of the exchange any more, and the worker has forgotten it.
+/// There is no [`END`].
 pub(crate) const OVER: u32 = 1 << 18;
 
 /// No more bytes after these.

@@ -1,8 +1,10 @@
-//! The memory between a gateway's thread and a worker: a ring of bytes in each direction, and how the upstreams are.
+//! The memory between a gateway's thread and a worker: a ring of bytes in each direction, and how
+//! the upstreams are.
 //!
-//! Who writes copies in, and sends a descriptor by the hop; who reads copies out as soon as the descriptor comes, in order, and says how
-//! far it has read. So nothing is parsed where the other side can write, no bytes are owned by two, and a worker that dies
-//! leaves nothing behind that would have to be given back: its rings go with it.
+//! Who writes copies in, and sends a descriptor by the hop; who reads copies out as soon as the
+//! descriptor comes, in order, and says how far it has read. So nothing is parsed where the other
+//! side can write, no bytes are owned by two, and a worker that dies leaves nothing behind that
+//! would have to be given back: its rings go with it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};

@@ -1,8 +1,10 @@
-//! Bodies that cross the rings as they come, frame by frame: those of requests and responses of services.
+//! Bodies that cross the rings as they come, frame by frame: those of requests and responses of
+//! services.
 //!
-//! Owns: one frame at a time in each stream. Who sends one waits until it is asked for the next, and the other side asks when somebody
-//! has taken the last; the first goes with the head. So no more than two frames of a stream are under way, however slow its reader is.
-//! Both sides do the same; what the worker says is checked here. Must not know: what a body belongs to.
+//! Owns: one frame at a time in each stream. Who sends one waits until it is asked for the next,
+//! and the other side asks when somebody has taken the last; the first goes with the head. So no
+//! more than two frames of a stream are under way, however slow its reader is. Both sides do the
+//! same; what the worker says is checked here. Must not know: what a body belongs to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -44,7 +46,8 @@ pub(crate) enum Way {
 /// A body.
 pub(crate) type Id = (u32, Way);
 
-/// Sends a message to the other side, and says how many were to be sent so far; whoever is gone hears nothing.
+/// Sends a message to the other side, and says how many were to be sent so far; whoever is gone
+/// hears nothing.
 pub(crate) type Say = Rc<dyn Fn(Message) -> u64>;
 
 impl Way {
@@ -284,7 +287,8 @@ impl Streams {
         laid.map(|laid| (what(say::TRAILERS), laid)).ok_or(Broken::TooLarge)
     }
 
-    /// A body that comes, and what has it come, to be driven. `length`: bytes of it, if that is known: it breaks if there are others.
+    /// A body that comes, and what has it come, to be driven. `length`: bytes of it, if that is
+    /// known: it breaks if there are others.
     pub(crate) fn receive(
         self: &Rc<Self>,
         id: Id,

@@ -1,7 +1,8 @@
 //! The worker: a chain of message functions, shut in, with nothing but rings and a control socket.
 //!
-//! The first thread is an event loop of its own: what comes by the hop, tasks, timers. A runtime would need files and sockets
-//! that a worker may not make. A second thread carries out orders, which may take long.
+//! The first thread is an event loop of its own: what comes by the hop, tasks, timers. A runtime
+//! would need files and sockets that a worker may not make. A second thread carries out orders,
+//! which may take long.
 
 mod line;
 mod obey;
@@ -28,7 +29,8 @@ use crate::control;
 use crate::orders::{FromWorker, Order};
 use crate::rings::{Rings, Side, Table};
 
-/// What a worker may have open: two files for each state region, and what the engine keeps of each component.
+/// What a worker may have open: two files for each state region, and what the engine keeps of each
+/// component.
 const LIMITS: Limits = Limits { files: 4096, threads: 64 };
 /// Questions to the store that wait to be sent.
 const QUESTIONS_MAX: usize = 4096;

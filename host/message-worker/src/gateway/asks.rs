@@ -1,4 +1,5 @@
-//! What functions in the worker ask the gateway for outside of their chain: requests of their own, and the store.
+//! What functions in the worker ask the gateway for outside of their chain: requests of their own,
+//! and the store.
 
 use std::rc::Rc;
 use std::time::Duration;

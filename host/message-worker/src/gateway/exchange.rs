@@ -261,7 +261,8 @@ impl RemoteExchange {
             match self.step(said, |_| false) {
                 Step::Continue => {
                     if lost {
-                        // A later worker has not seen it being opened, and has nothing to do with its bytes.
+                        // A later worker has not seen it being opened, and has nothing to do with
+                        // its bytes.
                         self.slot.done.iter().for_each(|done| done.set(true));
                     }
                     Step::Continue

@@ -1,8 +1,10 @@
-//! Services of a chain whose worker they are in: a request that visits one crosses the rings, and what the service sends on comes back.
+//! Services of a chain whose worker they are in: a request that visits one crosses the rings, and
+//! what the service sends on comes back.
 //!
-//! Who serves is chosen in the worker, as everything of the chain is: it says which parts an exchange has. A visit is over when the worker
-//! says so, because a service may go on when its response has gone. What it says is checked like all that a worker says; whoever reads a
-//! body that is shorter or longer than its head said sees it broken.
+//! Who serves is chosen in the worker, as everything of the chain is: it says which parts an
+//! exchange has. A visit is over when the worker says so, because a service may go on when its
+//! response has gone. What it says is checked like all that a worker says; whoever reads a body
+//! that is shorter or longer than its head said sees it broken.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
@@ -28,7 +30,8 @@ use crate::streams::{Say, Source, Way, length, nothing};
 
 /// Visits of one worker that may be under way.
 const VISITS_MAX: usize = 16_384;
-/// Requests that one visit may send on: what a guest may, and the visit's own when its service is passed by.
+/// Requests that one visit may send on: what a guest may, and the visit's own when its service is
+/// passed by.
 const ONWARD_MAX: u32 = 65;
 
 /// The parts of an exchange, once the worker has said them.
@@ -122,7 +125,8 @@ impl Visit {
     }
 }
 
-/// Tells the worker that nobody waits for a visit's response any more, if that comes before the response.
+/// Tells the worker that nobody waits for a visit's response any more, if that comes before the
+/// response.
 struct Waits {
     visit: Rc<Visit>,
     say: Say,
@@ -185,7 +189,8 @@ impl Service for RemoteService {
     }
 }
 
-/// What becomes of a request whose worker is gone: it passes by if all functions fail open, and nothing of its body had left.
+/// What becomes of a request whose worker is gone: it passes by if all functions fail open, and
+/// nothing of its body had left.
 async fn without(
     copy: Option<request::Parts>,
     source: &Source,
@@ -262,7 +267,8 @@ impl Inner {
         }
     }
 
-    /// A body that the worker sends, of a head that says so much of it; and its length, if the head is to say it.
+    /// A body that the worker sends, of a head that says so much of it; and its length, if the head
+    /// is to say it.
     fn framed(
         self: &Rc<Self>,
         id: (u32, Way),
@@ -286,7 +292,8 @@ impl Inner {
         Ok((stream, declared))
     }
 
-    /// A visit of which it speaks when so many messages had been sent to it; `none`: if there is none.
+    /// A visit of which it speaks when so many messages had been sent to it; `none`: if there is
+    /// none.
     fn visit(&self, number: u32, sent: u64, none: Breach) -> Result<Rc<Visit>, Breach> {
         let visit = self.visits.borrow().get(&number).cloned().ok_or(none)?;
         if visit.sent.get() > sent { Err(NOT_TOLD) } else { Ok(visit) }

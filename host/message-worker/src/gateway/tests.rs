@@ -57,7 +57,8 @@ fn what_a_chain_wants_before_its_first_worker_says_it_is_what_its_functions_are_
         let chain =
             RemoteChain::new(remote(heard, killed().0, false, connections), Rc::new(Nobody));
         let interests = chain.interests();
-        // No request passes, and no connection that functions are to be asked about; others are answered by their requests.
+        // No request passes, and no connection that functions are to be asked about; others are
+        // answered by their requests.
         assert_eq!((interests.request_head, interests.opened), (true, connections));
         let opened = chain.passages().open(&nowhere(), Kind::Connection);
         let said = opened.opened().get().now_or_never();
@@ -130,7 +131,8 @@ fn what_an_exchange_was_opened_with_is_outdated_when_its_worker_has_another_vers
     assert_eq!(kill, None);
 }
 
-/// Sends a request's head, and has `worker` answer its event as it likes: the step, and why the worker was ended.
+/// Sends a request's head, and has `worker` answer its event as it likes: the step, and why the
+/// worker was ended.
 fn asked(worker: impl Fn(&Message) -> Vec<Message> + Send + 'static) -> (Step, Option<String>) {
     exercised(false, worker, async |chain: RemoteChain| {
         let exchange = chain.passages().open(&nowhere(), Kind::Request);
@@ -149,7 +151,8 @@ fn wait(end: &End) {
     rustix::event::poll(&mut fds, None).unwrap();
 }
 
-/// Does this with a chain whose worker is this one: what that came to, and why the worker was ended.
+/// Does this with a chain whose worker is this one: what that came to, and why the worker was
+/// ended.
 pub(super) fn exercised<T>(
     services: bool,
     worker: impl Fn(&Message) -> Vec<Message> + Send + 'static,

@@ -1,6 +1,7 @@
-//! Whether a worker is alive: while something waits for its word, it is looked at a few times in the period for which it may be silent. It
-//! lives if it has said anything, or read anything, since the last look. Functions may keep their callers waiting for long, so a worker
-//! that has nothing to say is asked whether it is there; its event loop answers that whatever functions wait for.
+//! Whether a worker is alive: while something waits for its word, it is looked at a few times in
+//! the period for which it may be silent. It lives if it has said anything, or read anything, since
+//! the last look. Functions may keep their callers waiting for long, so a worker that has nothing
+//! to say is asked whether it is there; its event loop answers that whatever functions wait for.
 
 /// Looks in the period for which a worker may be silent.
 pub(super) const LOOKS: u32 = 4;

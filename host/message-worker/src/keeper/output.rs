@@ -1,5 +1,6 @@
-//! What a worker writes to its standard output and errors: a panic's message, if anything. Its end is told with its death. The files that this
-//! process has there are not the worker's: it could read a terminal, or shorten a log.
+//! What a worker writes to its standard output and errors: a panic's message, if anything. Its end
+//! is told with its death. The files that this process has there are not the worker's: it could
+//! read a terminal, or shorten a log.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,5 +1,6 @@
-//! What a keeper remembers of its worker: what runs and is brought back, what is ready, what is tried. A worker that comes after a
-//! dead one is told so much, and whoever has to know what the chain is like reads it from here.
+//! What a keeper remembers of its worker: what runs and is brought back, what is ready, what is
+//! tried. A worker that comes after a dead one is told so much, and whoever has to know what the
+//! chain is like reads it from here.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -18,8 +19,9 @@ use crate::orders::{FunctionImage, News, Order, Reply, TRIAL};
 const SAID_MAX: usize = 16 << 10;
 
 impl State {
-    /// A worker may say anything, as often as it likes: that a function went back is believed once for each time that it can, because all
-    /// other parts of the chain follow. Else it is a fault like others.
+    /// A worker may say anything, as often as it likes: that a function went back is believed once
+    /// for each time that it can, because all other parts of the chain follow. Else it is a fault
+    /// like others.
     pub(super) fn news(&mut self, mut news: News) {
         for text in [&mut news.function, &mut news.version, &mut news.kind, &mut news.message] {
             text.truncate(text.floor_char_boundary(SAID_MAX));
@@ -54,11 +56,13 @@ impl State {
         let open = !functions.is_empty() && functions.iter().all(|f| f.fails_open);
         self.config.fails_open.store(open, Ordering::Relaxed);
         let tried = self.trial.iter().map(|(function, _)| function);
-        // So is what may come to run before this is looked at again: what is ready, and what a fault brings back.
+        // So is what may come to run before this is looked at again: what is ready, and what a
+        // fault brings back.
         let ready = || self.staged.iter().flatten().chain(self.versions.before());
         let all = || functions.iter().chain(tried.clone()).chain(ready());
         self.config.services.store(all().any(|f| f.proxy.is_some()), Ordering::Relaxed);
-        // A function may keep the worker's thread for as long as its deadline says, and that of a trial, too; services have others.
+        // A function may keep the worker's thread for as long as its deadline says, and that of a
+        // trial, too; services have others.
         let of_events = all().filter(|f| f.proxy.is_none());
         let longest = of_events.map(|f| f.deadline).max().unwrap_or(0);
         let patience = self.config.silence.max(Duration::from_nanos(longest) * 2);
@@ -85,7 +89,8 @@ impl State {
                     // The chain's thread may have ended.
                     let _ = self.config.links.send(Link::Up { end, memory, generation });
                 }
-                // A worker that comes after this one goes on with the regions that this one began with.
+                // A worker that comes after this one goes on with the regions that this one began
+                // with.
                 self.versions.begun();
                 self.policy();
                 if let Some(ready) = self.ready.take() {
@@ -117,7 +122,8 @@ impl State {
                 let done = matches!(reply, Reply::Done);
                 let known = self.changed(change, done);
                 if known && !done {
-                    // It was started since, or has forgotten it: the next one begins where it should be.
+                    // It was started since, or has forgotten it: the next one begins where it
+                    // should be.
                     self.end(generation, "it did not know what it was to go back to".into());
                     reply = Reply::Done;
                 }
@@ -130,8 +136,8 @@ impl State {
         }
     }
 
-    /// A new worker was to go on with what is tried, and does not. Then it is over: the other parts of the chain are told so by whoever hears
-    /// of it.
+    /// A new worker was to go on with what is tried, and does not. Then it is over: the other parts
+    /// of the chain are told so by whoever hears of it.
     fn trial_is_over(&mut self, refused: &Reply) {
         if let Some(live) = self.live.as_mut() {
             live.next = VecDeque::from([Order::Forget]);
@@ -152,7 +158,8 @@ impl State {
         });
     }
 
-    /// The worker was told to change its chain, and has done it or not. True if what it was to bring back is known here.
+    /// The worker was told to change its chain, and has done it or not. True if what it was to
+    /// bring back is known here.
     fn changed(&mut self, change: &Change, done: bool) -> bool {
         match change {
             Change::Publish if done => {

@@ -1,4 +1,5 @@
-//! The keeper's thread: it starts the worker, gives it one order after the other, hears what it says, and starts it again when it dies.
+//! The keeper's thread: it starts the worker, gives it one order after the other, hears what it
+//! says, and starts it again when it dies.
 
 use std::collections::VecDeque;
 use std::io;
@@ -45,7 +46,8 @@ pub(super) struct Running {
     pub(super) leaves: Option<Instant>,
 }
 
-/// What a worker and its keeper have in common: rings, a control socket, and what the worker writes.
+/// What a worker and its keeper have in common: rings, a control socket, and what the worker
+/// writes.
 struct Sides {
     memory: Memory,
     control: UnixStream,
@@ -245,7 +247,8 @@ impl State {
         });
     }
 
-    /// Why the hop's program dropped what the last worker sent, if it did: the kernel then drops all else of it, too.
+    /// Why the hop's program dropped what the last worker sent, if it did: the kernel then drops
+    /// all else of it, too.
     fn silenced(&mut self) -> Option<&'static str> {
         let now = self.config.hub.counts(self.config.hop.get())?.to_gateway;
         let before = std::mem::replace(&mut self.counted, now);
@@ -262,7 +265,8 @@ impl State {
         self.live.as_mut().filter(|live| live.generation == generation)
     }
 
-    /// Ends the worker of this generation, which breaks the rules. `why` is told with its death, too.
+    /// Ends the worker of this generation, which breaks the rules. `why` is told with its death,
+    /// too.
     pub(super) fn kill(&mut self, generation: u64, why: &str) {
         let Some(live) = self.live(generation) else { return };
         live.unheard = true;
@@ -271,7 +275,8 @@ impl State {
         self.end(generation, format!("it broke the rules: {why}"));
     }
 
-    /// The worker of this generation has closed a socket: it is about to end itself, and has a while to say why.
+    /// The worker of this generation has closed a socket: it is about to end itself, and has a
+    /// while to say why.
     fn leaves(&mut self, generation: u64) {
         if let Some(live) = self.live(generation) {
             live.leaves.get_or_insert_with(|| Instant::now() + LEAVING);
@@ -286,7 +291,8 @@ impl State {
         }
     }
 
-    /// Ends the worker of this generation, which gives no sign of life: whatever it does or does not do, SIGKILL ends it.
+    /// Ends the worker of this generation, which gives no sign of life: whatever it does or does
+    /// not do, SIGKILL ends it.
     fn silent(&mut self, generation: u64, milliseconds: u64) {
         let silence = Duration::from_millis(milliseconds);
         if self.end(generation, format!("it gave no sign of life for {silence:?}")) {
@@ -294,8 +300,8 @@ impl State {
         }
     }
 
-    /// Ends the worker of this generation, if it lives: for no rule that it breaks. `why` is told with its death, unless there was another
-    /// reason before.
+    /// Ends the worker of this generation, if it lives: for no rule that it breaks. `why` is told
+    /// with its death, unless there was another reason before.
     pub(super) fn end(&mut self, generation: u64, why: String) -> bool {
         let Some(live) = self.live(generation) else { return false };
         live.condemned.get_or_insert(why);
@@ -305,7 +311,8 @@ impl State {
         true
     }
 
-    /// Somebody wants a report. Nobody waits for a worker that is not there, or has long been busy: what it said last is known.
+    /// Somebody wants a report. Nobody waits for a worker that is not there, or has long been busy:
+    /// what it said last is known.
     fn wanted(&mut self, answer: SyncSender<Reply>) {
         let Some(live) = &self.live else { return };
         let since = live.ordered.as_ref().map(|(_, _, since)| since.elapsed());
@@ -383,7 +390,8 @@ impl State {
         let _ = rustix::io::read(&*bell.0, &mut [0_u8; 8]);
     }
 
-    /// Hears some of what the worker says: the keeper has more to do than that. Whether there may be more.
+    /// Hears some of what the worker says: the keeper has more to do than that. Whether there may
+    /// be more.
     fn hear(&mut self) -> bool {
         let Some(live) = self.live.as_mut() else { return false };
         let generation = live.generation;
@@ -425,8 +433,9 @@ impl State {
     }
 }
 
-/// Says in the host's log that workers are not shut in by all that there is for them. All of them are the same in that, and only whoever runs
-/// the host can change it: it is said once, and not to tenants.
+/// Says in the host's log that workers are not shut in by all that there is for them. All of them
+/// are the same in that, and only whoever runs the host can change it: it is said once, and not to
+/// tenants.
 fn not_shut_in_by(layers: &str) {
     static SAID: Once = Once::new();
     SAID.call_once(|| {

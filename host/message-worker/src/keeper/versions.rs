@@ -27,7 +27,8 @@ pub(super) enum Kept {
     ForUndoing,
 }
 
-/// What the last swap of a function replaced, behind what the one before that had replaced: for whoever undoes the last.
+/// What the last swap of a function replaced, behind what the one before that had replaced: for
+/// whoever undoes the last.
 struct Replaced {
     functions: Vec<(FunctionImage, Kept)>,
     /// Until then it, and the memory of its state, are kept.
@@ -91,8 +92,8 @@ impl Versions {
             && last.is_some_and(|(_, kept)| *kept == Kept::ForFaults)
     }
 
-    /// What this function replaced by this version runs again, if that version runs; `undone`: as it was, with what it had replaced
-    /// itself. False: it is not known.
+    /// What this function replaced by this version runs again, if that version runs; `undone`: as
+    /// it was, with what it had replaced itself. False: it is not known.
     pub(super) fn go_back(&mut self, name: &str, version: &str, undone: bool) -> bool {
         let runs = |f: &&mut FunctionImage| f.name == name && f.version == version;
         let Some(place) = self.running.iter_mut().find(runs) else { return true };

@@ -64,8 +64,8 @@ impl Ordered {
         };
         let code = match image.code.take() {
             None => return Err(broken(format!("function {} comes without code", image.name))),
-            // SAFETY: the gateway made it by `Sandbox::share`: it started this very program, and nobody else has the socket
-            // that the file came by.
+            // SAFETY: the gateway made it by `Sandbox::share`: it started this very program, and
+            // nobody else has the socket that the file came by.
             Some(file) => unsafe { self.sandbox.load_shared(owned(file)?, image.proxy.is_some()) }
                 .map_err(|source| InstanceError::Compile { name: image.name.clone(), source })?,
         };

@@ -155,7 +155,8 @@ fn refusal(status: StatusCode) -> LocalBoxFuture<'static, Response<Stream>> {
     Box::pin(std::future::ready(plain(status)))
 }
 
-/// The rest of the chain behind a visit: where the gateway is. When nobody has it any more, the visit is over.
+/// The rest of the chain behind a visit: where the gateway is. When nobody has it any more, the
+/// visit is over.
 struct RemoteOnward {
     services: Rc<Services>,
     visit: u32,
