@@ -19,16 +19,17 @@
 //! The same pages are mapped in guests, which write them while they run. Rust references to the
 //! bytes ([`Pool::bytes`], [`Pool::bytes_mut`]) borrow the pool; so whoever maps a pool into a
 //! guest (an `unsafe` act of its own) must let that guest run only while it holds the `Pool` by
-//! `&mut`, or map it read-only for as long as that is not so (a packet function that is being configured): then no
-//! reference to bytes is alive when they change. [`Memory::get`] and
+//! `&mut`, or map it read-only for as long as that is not so (a packet function that is being
+//! configured): then no reference to bytes is alive when they change. [`Memory::get`] and
 //! [`Memory::set`] never form a reference and are volatile.
 //!
-//! A message function writes to rooms while it is configured, beside its chain on another thread. So who uses [`Rooms`] copies what functions
-//! left there before it looks at it, or hands bytes on without a look.
+//! A message function writes to rooms while it is configured, beside its chain on another thread.
+//! So who uses [`Rooms`] copies what functions left there before it looks at it, or hands bytes on
+//! without a look.
 //!
-//! A room that is lent ([`Pool::lend`]) is written by another thread: the pool forms no reference to its bytes as long, and
-//! the other thread writes by atomic stores, so that guests which look there meanwhile see some bytes or others, and
-//! nothing worse.
+//! A room that is lent ([`Pool::lend`]) is written by another thread: the pool forms no reference
+//! to its bytes as long, and the other thread writes by atomic stores, so that guests which look
+//! there meanwhile see some bytes or others, and nothing worse.
 
 mod error;
 mod loan;

@@ -7,8 +7,9 @@ use weir_layout::{BURST_AREA, Descriptor, HEADROOM};
 use crate::BufferIndex;
 use crate::memory::Mapping;
 
-/// A free room of a pool that is lent to another thread. Whoever has it may write the room's bytes; the pool itself gives
-/// nobody a reference to them until it has the loan back. A loan that is dropped is a room that is lost.
+/// A free room of a pool that is lent to another thread. Whoever has it may write the room's bytes;
+/// the pool itself gives nobody a reference to them until it has the loan back. A loan that is
+/// dropped is a room that is lost.
 #[derive(Debug)]
 #[must_use = "a loan that is dropped is a room that is lost"]
 pub struct Loan {
@@ -36,8 +37,9 @@ impl RemoteRooms {
         self.room_bytes as usize - HEADROOM
     }
 
-    /// Copies a packet into a lent room, behind the headroom; `None`, with nothing done, when it is too long. The answer is
-    /// where it lies in the pool's window. Guests that have the pool in their window may see the bytes come.
+    /// Copies a packet into a lent room, behind the headroom; `None`, with nothing done, when it is
+    /// too long. The answer is where it lies in the pool's window. Guests that have the pool in
+    /// their window may see the bytes come.
     ///
     /// # Panics
     /// When the loan is of another pool.

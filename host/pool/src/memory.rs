@@ -67,11 +67,13 @@ pub struct Memory {
     mapping: Arc<Mapping>,
 }
 
-// SAFETY: the mapping belongs to this value, not to a thread; it is unmapped once, with the last that has it.
+// SAFETY: the mapping belongs to this value, not to a thread; it is unmapped once, with the last
+// that has it.
 unsafe impl Send for Memory {}
-// SAFETY: nothing of the value changes through `&Memory`. Of the bytes, which other threads' guests may change at any time, no reference is
-// formed through it: `load` and `store` are atomic; `get`, `values` and `copy_out` copy values of types for which all bytes are valid, and
-// are for whoever has those run that write there (the crate's page). `slice` is for `Pool`, which says the same.
+// SAFETY: nothing of the value changes through `&Memory`. Of the bytes, which other threads' guests
+// may change at any time, no reference is formed through it: `load` and `store` are atomic; `get`,
+// `values` and `copy_out` copy values of types for which all bytes are valid, and are for whoever
+// has those run that write there (the crate's page). `slice` is for `Pool`, which says the same.
 unsafe impl Sync for Memory {}
 
 /// The host's mapping, which lives as long as somebody may write to it.
@@ -92,7 +94,8 @@ impl Mapping {
         self.start.as_ptr().addr()
     }
 
-    /// Copies bytes in by atomic stores, so that it is no data race whatever other threads, or guests, do there.
+    /// Copies bytes in by atomic stores, so that it is no data race whatever other threads, or
+    /// guests, do there.
     ///
     /// # Panics
     /// When the range does not lie within the mapping, or does not begin at a multiple of 8.
@@ -103,9 +106,9 @@ impl Mapping {
             outside(offset, bytes.len(), 1, self.bytes);
         }
         let (words, rest) = bytes.as_chunks::<8>();
-        // SAFETY: within the mapping (checked), which is aligned to pages, so that the words are aligned; it lives as long as
-        // self. Nothing but atomic stores is done with the addresses, and no Rust code has a reference to these bytes (see the
-        // crate's page).
+        // SAFETY: within the mapping (checked), which is aligned to pages, so that the words are
+        // aligned; it lives as long as self. Nothing but atomic stores is done with the addresses,
+        // and no Rust code has a reference to these bytes (see the crate's page).
         unsafe {
             let at = self.start.as_ptr().add(offset);
             for (n, word) in words.iter().enumerate() {
@@ -121,7 +124,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is exactly the mapping made in `Memory::map`, and nothing borrows it any more.
+        // SAFETY: the range is exactly the mapping made in `Memory::map`, and nothing borrows it
+        // any more.
         let unmapped = unsafe { mm::munmap(self.start.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "munmap: {unmapped:?}");
     }
@@ -165,7 +169,8 @@ impl Memory {
     /// Maps memory that [`Self::new`] made, perhaps in another process, once more.
     ///
     /// # Errors
-    /// When it is not sealed against becoming smaller, has no whole number of pages, or the kernel refuses.
+    /// When it is not sealed against becoming smaller, has no whole number of pages, or the kernel
+    /// refuses.
     pub fn open(name: &str, fd: OwnedFd) -> Result<Self, PoolError> {
         let failed = |bytes, step: &'static str| {
             move |source: rustix::io::Errno| PoolError::System {
@@ -246,7 +251,8 @@ impl Memory {
         unsafe { at.write_volatile(value) }
     }
 
-    /// Reads `count` values that lie one behind the other, as one [`Self::get`] each with a single bounds check.
+    /// Reads `count` values that lie one behind the other, as one [`Self::get`] each with a single
+    /// bounds check.
     ///
     /// # Panics
     /// As [`Self::get`].
@@ -257,8 +263,8 @@ impl Memory {
         (0..count).map(move |i| unsafe { at.add(i).read_volatile() })
     }
 
-    /// Writes rows of values, each column one behind the other from its offset on, as one [`Self::set`] each with a single
-    /// bounds check for each column.
+    /// Writes rows of values, each column one behind the other from its offset on, as one
+    /// [`Self::set`] each with a single bounds check for each column.
     ///
     /// # Panics
     /// As [`Self::get`].
@@ -272,7 +278,8 @@ impl Memory {
         let at = offsets.map(|offset| self.locate::<T>(offset, count));
         for (i, row) in rows.take(count).enumerate() {
             for (at, value) in at.into_iter().zip(row) {
-                // SAFETY: as in `set`; at most the `count` values that were checked, whatever the iterator gives.
+                // SAFETY: as in `set`; at most the `count` values that were checked, whatever the
+                // iterator gives.
                 unsafe { at.add(i).write_volatile(value) }
             }
         }
@@ -299,8 +306,9 @@ impl Memory {
         let ahead = at.align_offset(8).min(into.len());
         let (ahead, rest) = into.split_at_mut(ahead);
         let (words, behind) = rest.as_chunks_mut::<8>();
-        // SAFETY: within the mapping (checked), which lives as long as self; the words are aligned, because they begin at the
-        // first multiple of 8. Nothing but atomic loads is done with the addresses.
+        // SAFETY: within the mapping (checked), which lives as long as self; the words are aligned,
+        // because they begin at the first multiple of 8. Nothing but atomic loads is done with the
+        // addresses.
         unsafe {
             let (first, last) = (at.add(ahead.len()), at.add(ahead.len() + words.len() * 8));
             for (n, byte) in ahead.iter_mut().enumerate() {
@@ -315,7 +323,8 @@ impl Memory {
         }
     }
 
-    /// Copies bytes in by atomic stores: for memory that other threads or processes look at, and may be writing to.
+    /// Copies bytes in by atomic stores: for memory that other threads or processes look at, and
+    /// may be writing to.
     ///
     /// # Panics
     /// When the range does not lie within the memory, or does not begin at a multiple of 8.
@@ -392,8 +401,8 @@ impl Memory {
         let _ = unsafe { mm::madvise(start, self.bytes, Advice::LinuxHugepage) };
         // SAFETY: as above; makes the pages now, so that the first packets do not pay for it.
         let _ = unsafe { mm::madvise(start, self.bytes, Advice::LinuxPopulateWrite) };
-        // SAFETY: as above. From Linux 6.1 on this makes huge pages of ordinary ones that are there, and of no others,
-        // whatever the machine's settings for shared memory are.
+        // SAFETY: as above. From Linux 6.1 on this makes huge pages of ordinary ones that are
+        // there, and of no others, whatever the machine's settings for shared memory are.
         let _ = unsafe { libc::madvise(start, self.bytes, libc::MADV_COLLAPSE) };
     }
 }

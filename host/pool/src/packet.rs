@@ -16,8 +16,8 @@ impl BufferIndex {
     }
 }
 
-/// A packet that is under way: where its bytes are and what is known about it. Laid out as written here, so that ports can have
-/// bursts of them filled in and read by code in C.
+/// A packet that is under way: where its bytes are and what is known about it. Laid out as written
+/// here, so that ports can have bursts of them filled in and read by code in C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Packet {

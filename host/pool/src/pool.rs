@@ -39,7 +39,8 @@ pub struct Accounting {
     pub out: u32,
 }
 
-/// Where a pool's rooms lie: a copy of its own, so that a loop that writes packets need not ask the pool each time.
+/// Where a pool's rooms lie: a copy of its own, so that a loop that writes packets need not ask the
+/// pool each time.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     rooms: u32,
@@ -133,7 +134,8 @@ impl Pool {
         self.room_bytes
     }
 
-    /// Maximum size of a packet, in bytes, that [`Self::place`] can place: a room less its headroom.
+    /// Maximum size of a packet, in bytes, that [`Self::place`] can place: a room less its
+    /// headroom.
     #[must_use]
     #[inline]
     pub fn packet_max(&self) -> u32 {
@@ -206,8 +208,9 @@ impl Pool {
         }));
     }
 
-    /// Lends a free room to another thread, to write one packet into ([`RemoteRooms::place`]); `None` when all are out. It
-    /// counts as out, and nobody here sees its bytes, until [`Self::redeem`] takes it back.
+    /// Lends a free room to another thread, to write one packet into ([`RemoteRooms::place`]);
+    /// `None` when all are out. It counts as out, and nobody here sees its bytes, until
+    /// [`Self::redeem`] takes it back.
     pub fn lend(&mut self) -> Option<Loan> {
         let buffer = self.take()?;
         self.lent[buffer.0 as usize] = true;

@@ -1,7 +1,7 @@
 //! Rooms that are owned one by one: how messages, which live long and end in any order, use a pool.
 //!
-//! A [`Room`] goes back to its pool when it is dropped, wherever that is: a body's bytes are given to a socket as they lie in the
-//! window, and come back when they have been sent.
+//! A [`Room`] goes back to its pool when it is dropped, wherever that is: a body's bytes are given
+//! to a socket as they lie in the window, and come back when they have been sent.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -64,7 +64,8 @@ pub struct Room {
     start: NonNull<u8>,
 }
 
-// SAFETY: the bytes are this owner's alone among the host's threads; the pool's memory is `Send` and outlives it by `rooms`.
+// SAFETY: the bytes are this owner's alone among the host's threads; the pool's memory is `Send`
+// and outlives it by `rooms`.
 unsafe impl Send for Room {}
 // SAFETY: a shared reference only reads.
 unsafe impl Sync for Room {}
@@ -79,8 +80,9 @@ impl Room {
     /// Its bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is the room's, which nobody else in the host has (`Pool::take`); guests that see it run only while
-        // their host holds no reference to it (the crate's page), which whoever runs guests on another thread has to see to.
+        // SAFETY: the range is the room's, which nobody else in the host has (`Pool::take`); guests
+        // that see it run only while their host holds no reference to it (the crate's page), which
+        // whoever runs guests on another thread has to see to.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.rooms.0.room_bytes) }
     }
 
@@ -137,7 +139,8 @@ impl Part {
         self.range.is_empty()
     }
 
-    /// Makes them more or fewer, from where they begin; false, with nothing done, if the room is too small.
+    /// Makes them more or fewer, from where they begin; false, with nothing done, if the room is
+    /// too small.
     pub fn set_len(&mut self, length: usize) -> bool {
         let end = self.range.start.saturating_add(length);
         let fits = end <= self.room.rooms.0.room_bytes;
