@@ -23,7 +23,8 @@ pub enum End {
         /// It holds for the packet's flow.
         whole_flow: bool,
     },
-    /// A function broke the contract for this packet. Its descriptor is what the function wrote, and may lie anywhere.
+    /// A function broke the contract for this packet. Its descriptor is what the function wrote,
+    /// and may lie anywhere.
     Fault {
         /// Place of the function.
         function: usize,
@@ -115,7 +116,8 @@ pub fn fill(board: &mut Memory, window: &mut Memory, packets: &[Packet], clock: 
     board.set(at::SEQUENCE, board.get::<u32>(at::SEQUENCE).wrapping_add(1));
 }
 
-/// A function may have written verdicts that nobody has applied: the next burst in this window begins with none.
+/// A function may have written verdicts that nobody has applied: the next burst in this window
+/// begins with none.
 pub fn forget_verdicts(window: &mut Memory) {
     window.set(at::CLEAN, 0u32);
 }
@@ -133,16 +135,17 @@ pub fn pack(count: usize, start: usize, reverse: bool) -> u64 {
     count as u64 | (start as u64) << 16 | u64::from(reverse) << 32
 }
 
-/// Whether, after a run without a trap, every packet passed all functions, none moved its descriptor, and none decided for a
-/// flow: there is nothing more to learn from the board then. False if nobody kept an eye on it.
+/// Whether, after a run without a trap, every packet passed all functions, none moved its
+/// descriptor, and none decided for a flow: there is nothing more to learn from the board then.
+/// False if nobody kept an eye on it.
 #[must_use]
 #[inline]
 pub fn all_passed(board: &Memory) -> bool {
     board.get::<u32>(at::EVEN) != 0
 }
 
-/// Calls `take` with place in the burst, descriptor and end of every packet, after a run without a trap: first
-/// those that left on the way, then those that passed, each in the burst's order.
+/// Calls `take` with place in the burst, descriptor and end of every packet, after a run without a
+/// trap: first those that left on the way, then those that passed, each in the burst's order.
 #[inline]
 pub fn ends(board: &Memory, mut take: impl FnMut(usize, Descriptor, End)) {
     departed(board, &mut take);
@@ -154,8 +157,8 @@ pub fn ends(board: &Memory, mut take: impl FnMut(usize, Descriptor, End)) {
     }
 }
 
-/// Calls `take` with each place in the burst whose flow functions let pass for good, and with these functions as bits; then
-/// forgets it. Before the next burst.
+/// Calls `take` with each place in the burst whose flow functions let pass for good, and with these
+/// functions as bits; then forgets it. Before the next burst.
 #[inline]
 pub fn take_finals(board: &mut Memory, mut take: impl FnMut(usize, u64)) {
     if board.get::<u32>(at::ANY_FINAL) == 0 {

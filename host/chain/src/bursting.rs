@@ -1,7 +1,7 @@
 //! Bursts by value (`packet-burst`), for chains that are run one function at a time.
 //!
-//! Owns: laying a burst out for a function as `wit/burst.md` says, and applying its answer to the window. The runner of a
-//! linked chain does the same in Wasm.
+//! Owns: laying a burst out for a function as `wit/burst.md` says, and applying its answer to the
+//! window. The runner of a linked chain does the same in Wasm.
 
 use wasmtime::component::{ComponentType, Lift};
 use weir_layout::{self as layout, Descriptor, HEADROOM, Metadata, Verdict};
@@ -33,8 +33,8 @@ pub(crate) struct Change {
     bytes: Vec<u8>,
 }
 
-/// Lays out as many of these packets as fit; the first is in slot `first` of the window. The second part of the
-/// answer is how many.
+/// Lays out as many of these packets as fit; the first is in slot `first` of the window. The second
+/// part of the answer is how many.
 pub(crate) fn stage(
     window: &Memory,
     kept: &[Descriptor],

@@ -1,9 +1,9 @@
 //! Composes the functions of a chain and its runner into one component.
 //!
-//! Every function becomes a child with its own memories, so the isolation between them is what it was.
-//! Calls between siblings go through wasmtime's fused adapters, a few nanoseconds each, and the host
-//! enters Wasm once for many bursts. Each child gets an import instance of its own for `weir:net/host`,
-//! named after its place, so that the host knows who calls.
+//! Every function becomes a child with its own memories, so the isolation between them is what it
+//! was. Calls between siblings go through wasmtime's fused adapters, a few nanoseconds each, and
+//! the host enters Wasm once for many bursts. Each child gets an import instance of its own for
+//! `weir:net/host`, named after its place, so that the host knows who calls.
 //!
 //! ```text
 //!   f0-host  f1-host     host            imports of the composed component

@@ -1,8 +1,9 @@
 //! The control area: what the chain runner and the host tell each other about a burst.
 //!
-//! It is one 64 KiB [`Memory`] that is mapped into the runner's linear memory and the host, and into no
-//! function, so whatever stands in it was written by code we trust. A trap in a function leaves it
-//! as it was: that is how the host knows which function it was and which packets had reached it.
+//! It is one 64 KiB [`Memory`] that is mapped into the runner's linear memory and the host, and
+//! into no function, so whatever stands in it was written by code we trust. A trap in a function
+//! leaves it as it was: that is how the host knows which function it was and which packets had
+//! reached it.
 
 use weir_layout::{BURST_AREA, BURST_MAX, Descriptor, FUNCTIONS_MAX, Metadata, WALL};
 use weir_pool::Memory;
@@ -24,7 +25,8 @@ pub(crate) const ROOM_BYTES: usize = 0x10;
 pub(crate) const SEQUENCE: usize = 0x18;
 /// 1 when [`FINALS`] has something.
 pub(crate) const ANY_FINAL: usize = 0x1c;
-/// 1 as long as every packet of the burst has passed every function so far, with the descriptor that it came with.
+/// 1 as long as every packet of the burst has passed every function so far, with the descriptor
+/// that it came with.
 pub(crate) const EVEN: usize = 0x20;
 /// 1 when somebody looks at what each function does with the burst.
 pub(crate) const WATCHED: usize = 0x24;
@@ -53,8 +55,9 @@ pub(crate) const FINALS: usize = 0x7000;
 /// Bytes of a record of either list.
 pub(crate) const RECORD: usize = 24;
 
-/// In the window, where no function can write: `u32`, the verdicts below this one are `next`, as a burst finds them. A function may
-/// leave others behind: when it traps, from `tick`, and behind the packets that it was given. All chains over a window share it.
+/// In the window, where no function can write: `u32`, the verdicts below this one are `next`, as a
+/// burst finds them. A function may leave others behind: when it traps, from `tick`, and behind the
+/// packets that it was given. All chains over a window share it.
 pub(crate) const CLEAN: usize = WALL + 8;
 /// Verdicts that the runner looks at together.
 pub(crate) const TOGETHER: usize = 16;
@@ -68,9 +71,11 @@ pub(crate) const SKIP: u8 = 1;
 /// Mode: drop what reaches it (fail-closed while it is out of order).
 pub(crate) const REFUSE: u8 = 2;
 
-/// Added to the function of a done record: the record's descriptor is what the function wrote, and lies outside of the packet's room.
+/// Added to the function of a done record: the record's descriptor is what the function wrote, and
+/// lies outside of the packet's room.
 pub(crate) const BAD_DESCRIPTOR: u32 = 0x100;
-/// Added to the function of a done record: the record's verdict is what the function wrote, and means nothing here.
+/// Added to the function of a done record: the record's verdict is what the function wrote, and
+/// means nothing here.
 pub(crate) const BAD_VERDICT: u32 = 0x200;
 /// Added to the function of a done record: it is out of order, and its policy is fail-closed.
 pub(crate) const REFUSED: u32 = 0x300;
@@ -125,8 +130,8 @@ pub(crate) fn parked(control: &Memory, index: usize) -> Parked {
     }
 }
 
-/// Inlined, and read as a word: a descriptor that is returned through memory is written in halves and read as a whole,
-/// which no processor forwards; it cost 4 ns a packet (`scripts/bench hop`).
+/// Inlined, and read as a word: a descriptor that is returned through memory is written in halves
+/// and read as a whole, which no processor forwards; it cost 4 ns a packet (`scripts/bench hop`).
 #[inline(always)]
 pub(crate) fn kept(control: &Memory, slot: usize) -> (usize, Descriptor) {
     let descriptor = Descriptor::from_word(control.get(KEPT + slot * 8));

@@ -92,7 +92,8 @@ pub enum ChainError {
     /// The composed chain does not compile.
     #[error("linking the chain: {0}")]
     Link(CompileError),
-    /// A function's imports or exports do not have the types of `weir:net`, or its start code trapped.
+    /// A function's imports or exports do not have the types of `weir:net`, or its start code
+    /// trapped.
     #[error("instantiating: {0}")]
     Instantiate(String),
     /// A function cannot have an instance, or its instance no successor.
@@ -104,8 +105,8 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    /// What kept these functions from being instantiated. Of a chain that is linked it is not known which one it was; the
-    /// trap's backtrace names the functions of its module.
+    /// What kept these functions from being instantiated. Of a chain that is linked it is not known
+    /// which one it was; the trap's backtrace names the functions of its module.
     pub(crate) fn start(error: wasmtime::Error, functions: &[FunctionSpec]) -> Self {
         let Some(failed) = start_failure(&error) else {
             return Self::Instantiate(weir_sandbox::one_line(&format!("{error:#}")).into_owned());
@@ -246,8 +247,9 @@ impl Prepared {
     }
 }
 
-/// Compiles an upload for the first time: as the chain that has nothing but it. Such a chain has nothing left to compile then,
-/// and for longer ones the upload's functions are known to the sandbox.
+/// Compiles an upload for the first time: as the chain that has nothing but it. Such a chain has
+/// nothing left to compile then, and for longer ones the upload's functions are known to the
+/// sandbox.
 ///
 /// # Errors
 /// When it does not compile, or takes too long.
@@ -367,7 +369,8 @@ pub(crate) fn new_board(room_bytes: u32) -> Result<Memory, PoolError> {
     let mut board = Memory::new("weir-board", control::CONTROL_BYTES, HugePages::Never)?;
     board.set(control::ROOM_BYTES, room_bytes);
     board.set(control::POSITION, control::NOBODY);
-    // Makes the pages that every burst, or most, will write, so that the first does not wait for them.
+    // Makes the pages that every burst, or most, will write, so that the first does not wait for
+    // them.
     for page in [control::ORIGINS, control::KEPT, control::DONE_LIST, control::DONE_LIST + PAGE] {
         board.set(page, 0u32);
     }

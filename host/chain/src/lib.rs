@@ -1,9 +1,9 @@
 //! Chains: functions in a row, run as one.
 //!
-//! Owns: composing functions and a chain runner into one component ([`LinkedChain`]), running the same chain
-//! one function at a time ([`Separate`], for comparison, and for one function apart from its chain), applying verdicts,
-//! and telling how each packet's way ended ([`board`]). Must not know: ports, buffers' owners, what
-//! happens to a packet after its verdict, or who deploys chains.
+//! Owns: composing functions and a chain runner into one component ([`LinkedChain`]), running the
+//! same chain one function at a time ([`Separate`], for comparison, and for one function apart from
+//! its chain), applying verdicts, and telling how each packet's way ended ([`board`]). Must not
+//! know: ports, buffers' owners, what happens to a packet after its verdict, or who deploys chains.
 //!
 //! ```text
 //!   fill(burst) -> board + window -> run: f0 -> f1 -> ... -> ends(board)

@@ -179,7 +179,8 @@ pub(crate) fn wrong(error: wasmtime::Error) -> ChainError {
     ChainError::Instantiate(format!("{error:#}"))
 }
 
-/// Configures the function at this place, with these exports, and those of `snapshot` if it has them: what is called of it later.
+/// Configures the function at this place, with these exports, and those of `snapshot` if it has
+/// them: what is called of it later.
 pub(crate) fn begin<S: Services>(
     store: &mut Store<Guest<S>>,
     place: usize,

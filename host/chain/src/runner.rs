@@ -1,7 +1,7 @@
 //! Writes the chain runner for a given list of functions: `runner.wat` with its gaps filled.
 //!
-//! The text is assembled by the `wat` crate; a mistake in it is a bug of ours and shows in the first
-//! test, never at a tenant's upload.
+//! The text is assembled by the `wat` crate; a mistake in it is a bug of ours and shows in the
+//! first test, never at a tenant's upload.
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! The same chain, one function at a time, each in a store of its own.
 //!
-//! Does in Rust what `runner.wat` does in Wasm, over the same control area; a property test holds the
-//! two to the same output. Slower: an entry into Wasm for each function and burst.
+//! Does in Rust what `runner.wat` does in Wasm, over the same control area; a property test holds
+//! the two to the same output. Slower: an entry into Wasm for each function and burst.
 
 use std::time::Duration;
 
@@ -94,8 +94,8 @@ impl<S: Services> Separate<S> {
         Ok(Self { functions, board: new_board(room_bytes)?, room_bytes })
     }
 
-    /// Has the function at `place` process the first `count` packets of the window, and leaves its verdicts
-    /// there, unapplied: the packets have been filled in with [`crate::board::fill`].
+    /// Has the function at `place` process the first `count` packets of the window, and leaves its
+    /// verdicts there, unapplied: the packets have been filled in with [`crate::board::fill`].
     ///
     /// # Errors
     /// When it trapped.
