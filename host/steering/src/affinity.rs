@@ -1,4 +1,5 @@
-//! Which packets have to be seen by the same instance of a function: those of a flow, and those that are about it.
+//! Which packets have to be seen by the same instance of a function: those of a flow, and those
+//! that are about it.
 
 use crate::Key;
 use crate::frame::Flow;
@@ -9,11 +10,13 @@ pub(crate) const ICMPV6: u8 = 58;
 /// Bytes of an ICMP header in front of what it quotes (RFC 792, RFC 4443).
 const ICMP_HEADER: usize = 8;
 
-/// As [`crate::flow_hash`], for choosing the instance that has a flow's state: the same for both directions, never 0.
+/// As [`crate::flow_hash`], for choosing the instance that has a flow's state: the same for both
+/// directions, never 0.
 ///
-/// It differs for ICMP alone. An error has the hash of the flow that it quotes, so that it comes to where that flow is known. A
-/// query and its reply have one by addresses and identifier, as if that were a port: a translation keeps pings of different
-/// hosts apart by nothing else (RFC 5508, section 3.1).
+/// It differs for ICMP alone. An error has the hash of the flow that it quotes, so that it comes to
+/// where that flow is known. A query and its reply have one by addresses and identifier, as if that
+/// were a port: a translation keeps pings of different hosts apart by nothing else (RFC 5508,
+/// section 3.1).
 #[must_use]
 #[inline]
 pub fn affinity_hash(frame: &[u8], seed: u64) -> u32 {
@@ -38,8 +41,9 @@ fn of_icmp(frame: &[u8], seed: u64) -> (u32, bool) {
     (of_flow(with_identifier(named, payload), frame.len(), seed), quoted.is_some())
 }
 
-/// The flow that an ICMP error quotes, as its packets come in by this port where the error does: those of the other direction, for
-/// an error goes to who sent what it quotes. As [`Key::plain`] has it. None: it is no error, or quotes nothing that can be read.
+/// The flow that an ICMP error quotes, as its packets come in by this port where the error does:
+/// those of the other direction, for an error goes to who sent what it quotes. As [`Key::plain`]
+/// has it. None: it is no error, or quotes nothing that can be read.
 #[must_use]
 pub fn quoted(frame: &[u8], port: u16) -> Option<Key> {
     let (flow, payload) = Flow::with_payload(frame);
@@ -105,7 +109,8 @@ mod tests {
     fn an_error_comes_to_the_flow_that_it_quotes() {
         let unreachable = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
         let flow = udp(A, B, (1000, 53));
-        // From the other end, and from a router on the way; of the quoted packet only eight bytes behind its header.
+        // From the other end, and from a router on the way; of the quoted packet only eight bytes
+        // behind its header.
         for from in [B, ROUTER] {
             let error = icmp(from, A, unreachable.clone(), &flow[14..14 + 28]);
             assert_eq!(affinity(&error, 1), (flow_hash(&flow, 1), true));

@@ -1,9 +1,10 @@
-//! The flow cache: what was found out or decided about flows, by their exact [`Key`]. All packets of a flow, in the sense of [`Key::plain`],
-//! have one hash.
+//! The flow cache: what was found out or decided about flows, by their exact [`Key`]. All packets
+//! of a flow, in the sense of [`Key::plain`], have one hash.
 //!
-//! Four places for each hash, one cache line each; the first of them is looked at first, so that a burst of known flows costs a line a
-//! packet. [`FlowCache::look_ahead`] reads the lines of a whole burst before they are needed, so that their misses are under way
-//! together. What does not fit pushes something else out, which only costs that flow another look at the rules. Raising the
+//! Four places for each hash, one cache line each; the first of them is looked at first, so that a
+//! burst of known flows costs a line a packet. [`FlowCache::look_ahead`] reads the lines of a whole
+//! burst before they are needed, so that their misses are under way together. What does not fit
+//! pushes something else out, which only costs that flow another look at the rules. Raising the
 //! epoch makes everything void at once.
 
 use crate::Key;
@@ -52,7 +53,8 @@ const _: () = assert!(size_of::<Entry>() == 64);
 /// See the module.
 pub struct FlowCache {
     entries: Vec<Entry>,
-    /// [`FlowRoute::skip`] of entries that have one, by place: most have none, and then it is not read.
+    /// [`FlowRoute::skip`] of entries that have one, by place: most have none, and then it is not
+    /// read.
     skips: Vec<u64>,
     seed: u64,
     epoch: u32,
@@ -61,7 +63,8 @@ pub struct FlowCache {
 }
 
 impl FlowCache {
-    /// Room for at least so many flows, 64 bytes each and 8 more. `seed` must be unknown to who sends packets.
+    /// Room for at least so many flows, 64 bytes each and 8 more. `seed` must be unknown to who
+    /// sends packets.
     #[must_use]
     pub fn new(flows: usize, seed: u64) -> Self {
         let places = flows.next_power_of_two().max(WAYS);

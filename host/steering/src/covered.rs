@@ -1,4 +1,5 @@
-//! Rules that decide nothing, because an earlier one means all of their packets: a mistake of whoever wrote them, or a leftover.
+//! Rules that decide nothing, because an earlier one means all of their packets: a mistake of
+//! whoever wrote them, or a leftover.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,8 @@ use crate::ranges::ANY;
 use crate::rule::{Ports, Rule};
 use crate::table::Bits;
 
-/// Comparisons at most: enough for 100,000 rules with prefixes as they are given out. What is beyond is not looked at.
+/// Comparisons at most: enough for 100,000 rules with prefixes as they are given out. What is
+/// beyond is not looked at.
 const LOOKS: usize = 50_000_000;
 
 /// A rule that decides nothing, and the first that means all of its packets; places from 0.
@@ -39,7 +41,8 @@ pub fn covered(rules: &[Rule]) -> Vec<CoveredRule> {
     let mut found = Vec::new();
     for (rule, patterns) in rules.iter().map(patterns).enumerate() {
         let mut by = patterns.iter().map(|pattern| earlier(pattern, &tuples, &mut looks));
-        // All parts by the same one: else it takes several together, which nobody could name in a line.
+        // All parts by the same one: else it takes several together, which nobody could name in a
+        // line.
         if let Some(Some(first)) = by.next()
             && by.all(|other| other == Some(first))
         {

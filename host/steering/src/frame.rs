@@ -1,6 +1,6 @@
 //! The few fields of a frame that name its flow. Reads Ethernet with up to two VLAN tags
-//! (IEEE 802.1Q), IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200). Never panics, and takes
-//! what is cut off or malformed for the layer below.
+//! (IEEE 802.1Q), IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200). Never panics, and
+//! takes what is cut off or malformed for the layer below.
 
 /// What names the flow, per layer that could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MOBILITY: u8 = 135;
 
-/// The start of a frame that is what most are: IPv4 without options, no fragment, TCP or UDP, no tag.
+/// The start of a frame that is what most are: IPv4 without options, no fragment, TCP or UDP, no
+/// tag.
 #[inline]
 pub(crate) fn plain(frame: &[u8]) -> Option<&[u8; PLAIN]> {
     frame.first_chunk::<PLAIN>().filter(|start| {
@@ -104,7 +105,8 @@ impl Flow {
     }
 }
 
-/// Number of the outer VLAN if there is one, and type and bytes of what stands behind at most two tags.
+/// Number of the outer VLAN if there is one, and type and bytes of what stands behind at most two
+/// tags.
 #[inline]
 pub(crate) fn behind_tags<'a>(
     header: &[u8; ETHERNET_HEADER],

@@ -34,7 +34,8 @@ pub(crate) fn of_flow(flow: Flow, length: usize, seed: u64) -> u32 {
         ),
         Flow::V6 { source, destination, ports, protocol } => {
             let end = |address: (u64, u64), port: u16| {
-                // Both factors with the seed: who knew one that is 0 would have a hash for any other.
+                // Both factors with the seed: who knew one that is 0 would have a hash for any
+                // other.
                 let high = address.0 ^ seed ^ SECRET[0];
                 let low = address.1 ^ seed.rotate_left(32) ^ SECRET[1];
                 fold(high, low).wrapping_add(fold_port(port))
@@ -65,7 +66,8 @@ pub(crate) fn fold(a: u64, b: u64) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// The same hash for tables of rules, with a secret, so that nobody who writes rules can aim at one place of a table.
+/// The same hash for tables of rules, with a secret, so that nobody who writes rules can aim at one
+/// place of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fold {
     state: u64,

@@ -19,8 +19,8 @@ pub const fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Everything of a packet that rules look at, and by which its flow is told from others. One direction only: see
-/// [`Key::reversed`].
+/// Everything of a packet that rules look at, and by which its flow is told from others. One
+/// direction only: see [`Key::reversed`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, IntoBytes, Immutable)]
 pub struct Key {
@@ -118,8 +118,8 @@ impl Key {
         Self { source, destination, source_port, destination_port, protocol, ..self }
     }
 
-    /// What all packets of its flow have in this direction, whatever their code point is and whichever of several routers they pass:
-    /// without that and, of IP, without hardware addresses.
+    /// What all packets of its flow have in this direction, whatever their code point is and
+    /// whichever of several routers they pass: without that and, of IP, without hardware addresses.
     #[must_use]
     pub const fn plain(&self) -> Self {
         let ip = self.is_ipv4() || self.is_ipv6();

@@ -4,8 +4,8 @@ use crate::Key;
 use crate::ranges::{ANY, prefixes};
 use crate::rule::{Ports, Prefix, Rule};
 
-/// A rule, or a part of one, as bits alone: it means the keys that are `bits` under the mask. Ranges of ports are split into
-/// prefixes, at most 30 each.
+/// A rule, or a part of one, as bits alone: it means the keys that are `bits` under the mask.
+/// Ranges of ports are split into prefixes, at most 30 each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskedKey {
     /// Which bits count.
@@ -15,7 +15,8 @@ pub struct MaskedKey {
 }
 
 impl Rule {
-    /// The rule as bits alone, for those who compare nothing else. Together its parts mean what the rule means.
+    /// The rule as bits alone, for those who compare nothing else. Together its parts mean what the
+    /// rule means.
     #[must_use]
     pub fn masked(&self) -> Vec<MaskedKey> {
         let mut parts = Vec::new();

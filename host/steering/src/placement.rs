@@ -1,9 +1,10 @@
 //! Which rules a device in front of a port may decide, and what it has to compare for that.
 //!
-//! A device only ever drops, and what it lets through all rules are asked about again. So a device decides a packet as the rules do
-//! if every packet that it drops is one whose first rule says so. That is the case when a rule that drops is met by no packet that
-//! an earlier rule sends elsewhere, and the device compares no less than the rule does; comparing more, or reading fewer kinds
-//! of packets, is harmless. See `docs/adr/0023-steering-in-devices.md`.
+//! A device only ever drops, and what it lets through all rules are asked about again. So a device
+//! decides a packet as the rules do if every packet that it drops is one whose first rule says so.
+//! That is the case when a rule that drops is met by no packet that an earlier rule sends
+//! elsewhere, and the device compares no less than the rule does; comparing more, or reading fewer
+//! kinds of packets, is harmless. See `docs/adr/0023-steering-in-devices.md`.
 
 use std::fmt;
 
@@ -23,11 +24,13 @@ pub const PARTS_MAX: usize = 64;
 pub enum Fit {
     /// Packets of this port never meet it.
     Elsewhere,
-    /// The device may drop what is like one of these. Where a part names ports, the packet must be no fragment; where it names IP's
-    /// fields, `ethertype` is one of IPv4's and IPv6's; where it names ports, `protocol` is named. Everything else that is
-    /// named counts in full, but for addresses and ports.
+    /// The device may drop what is like one of these. Where a part names ports, the packet must be
+    /// no fragment; where it names IP's fields, `ethertype` is one of IPv4's and IPv6's; where it
+    /// names ports, `protocol` is named. Everything else that is named counts in full, but for
+    /// addresses and ports.
     Drop(Vec<MaskedKey>),
-    /// It is compared in software, because of this; none: there is nothing that a device could do with it.
+    /// It is compared in software, because of this; none: there is nothing that a device could do
+    /// with it.
     Software(Option<Why>),
 }
 
@@ -40,7 +43,8 @@ pub enum Why {
     TooFarBehind,
     /// It names ports of no protocol, or of one that has none.
     NoProtocol,
-    /// It means packets by what a device does not read in the same way: no VLAN tag, no protocol, a header of IPv6.
+    /// It means packets by what a device does not read in the same way: no VLAN tag, no protocol, a
+    /// header of IPv6.
     ReadOtherwise,
     /// Its ranges of ports are too many entries.
     TooManyParts,
@@ -156,7 +160,8 @@ fn names_ports(part: &MaskedKey) -> bool {
 }
 
 fn check(part: &MaskedKey) -> Result<(), Why> {
-    /// Hop-by-hop options (or none), routing, fragment, authentication, destination options, mobility.
+    /// Hop-by-hop options (or none), routing, fragment, authentication, destination options,
+    /// mobility.
     const EXTENSIONS: [u8; 6] = [0, 43, 44, 51, 60, 135];
     /// TCP, UDP, DCCP, SCTP, UDP-Lite.
     const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];

@@ -1,8 +1,9 @@
 //! Rules that differ only in their ports.
 //!
-//! A few are looked at one by one. Many are a range tree (Bentley 1980): each rule lies at the nodes of a binary tree
-//! over the destination ports that make up its range (at most 30), and a node has, for each source port, its best rule.
-//! So a search looks at 17 nodes, however many rules there are.
+//! A few are looked at one by one. Many are a range tree (Bentley 1980): each rule lies at the
+//! nodes of a binary tree over the destination ports that make up its range (at most 30), and a
+//! node has, for each source port, its best rule. So a search looks at 17 nodes, however many rules
+//! there are.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -93,7 +94,8 @@ const fn leading(port: u16, bits: u32) -> u16 {
     if bits == 0 { 0 } else { port >> (BITS - bits) }
 }
 
-/// The fewest nodes that make up a range: the number of bits, and those bits. An empty range has none.
+/// The fewest nodes that make up a range: the number of bits, and those bits. An empty range has
+/// none.
 pub(crate) fn prefixes((from, to): Ports) -> Vec<(u32, u16)> {
     let (mut from, end) = (u32::from(from), u32::from(to) + 1);
     let mut nodes = Vec::new();

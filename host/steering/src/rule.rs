@@ -60,8 +60,8 @@ impl Prefix {
 /// Port numbers, both ends included.
 pub type Ports = (u16, u16);
 
-/// Which packets, and where they go: all that is named has to be as the packet's [`Key`] has it. A prefix, and
-/// `dscp`, are only in IP packets; with nothing named, all packets are meant.
+/// Which packets, and where they go: all that is named has to be as the packet's [`Key`] has it. A
+/// prefix, and `dscp`, are only in IP packets; with nothing named, all packets are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// The number of the port by which it comes in.

@@ -1,9 +1,10 @@
-//! Tuple space search (Srinivasan, Suri, Varghese, SIGCOMM 1999): rules that look at the same bits of a key lie in one
-//! hash table under those bits. Tables are visited in the order of their first rule, and no further than the first
-//! rule that was found.
+//! Tuple space search (Srinivasan, Suri, Varghese, SIGCOMM 1999): rules that look at the same bits
+//! of a key lie in one hash table under those bits. Tables are visited in the order of their first
+//! rule, and no further than the first rule that was found.
 //!
-//! As Open vSwitch does (Pfaff et al., NSDI 2015), a table is passed over when the packet's addresses begin like no
-//! rule's prefix of that length. Ranges of ports are looked at behind the hash ([`Ranges`]).
+//! As Open vSwitch does (Pfaff et al., NSDI 2015), a table is passed over when the packet's
+//! addresses begin like no rule's prefix of that length. Ranges of ports are looked at behind the
+//! hash ([`Ranges`]).
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};

@@ -1,4 +1,5 @@
-//! A device that drops what it was given, and software behind it, against looking at the rules one by one.
+//! A device that drops what it was given, and software behind it, against looking at the rules one
+//! by one.
 
 mod common;
 
@@ -43,7 +44,8 @@ impl Device {
     }
 }
 
-/// How a device reads a frame: by somebody else's code. Ports of first fragments too, as many devices do.
+/// How a device reads a frame: by somebody else's code. Ports of first fragments too, as many
+/// devices do.
 fn read(frame: &[u8]) -> Option<(Key, bool, bool)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let etherparse::LinkSlice::Ethernet2(ethernet) = packet.link.as_ref()? else { return None };

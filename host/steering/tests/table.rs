@@ -41,7 +41,8 @@ proptest! {
         }
     }
 
-    /// What is said to decide nothing decides nothing, and who is said to be before it has such packets.
+    /// What is said to decide nothing decides nothing, and who is said to be before it has such
+    /// packets.
     #[test]
     fn covered_rules_never_decide(
         rules in prop::collection::vec(rule(), 0..40), keys in prop::collection::vec(key(), 8),
