@@ -2,6 +2,7 @@
 //!
 //! Owns: reading what more than one of them has. Must not know: what it is for.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
@@ -47,6 +48,93 @@ pub fn text(key: &str, value: Option<&Value>) -> Result<Option<String>, String> 
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(other) => Err(format!("{key}: {other} is neither a string nor a number")),
     }
+}
+
+/// An IP prefix such as `10.0.0.0/8` or `2001:db8::/32`: its address and length. An address alone is one of all its bits.
+///
+/// # Errors
+/// When it is none, or when bits are set behind its length.
+pub fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = || {
+        format!(
+            "\"{text}\" is no prefix such as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.1\""
+        )
+    };
+    let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let length: u8 = match length {
+        None => bits,
+        Some(length) => decimal(length).ok_or_else(wrong)?,
+    };
+    if length > bits {
+        return Err(format!("\"{text}\" is no prefix: its length is 0 to {bits}"));
+    }
+    let free = u32::from(bits - length);
+    let first = match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(free).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(free).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    };
+    if first != address {
+        return Err(format!("\"{text}\" has bits set behind its length: use \"{first}/{length}\""));
+    }
+    Ok((address, length))
+}
+
+/// Whether requests may be for this: a host, or host and port (RFC 9110, section 7.2), as the gateway takes it of clients and of
+/// functions. A user's name before them is for no request (section 4.2.4).
+#[must_use]
+pub fn is_authority(text: impl AsRef<[u8]>) -> bool {
+    let text = text.as_ref();
+    let ends = |close: usize| (&text[..close], &text[close..]);
+    let (host, port) = match text.iter().position(|c| matches!(c, b':' | b'[')) {
+        Some(0) if text[0] == b'[' => match text.iter().position(|c| *c == b']') {
+            Some(close) => ends(close + 1),
+            None => return false,
+        },
+        Some(colon) => ends(colon),
+        None => (text, &text[text.len()..]),
+    };
+    let host = match host {
+        [b'[', v6 @ .., b']'] => str::from_utf8(v6).is_ok_and(|v6| v6.parse::<Ipv6Addr>().is_ok()),
+        name => !name.is_empty() && name.iter().all(|c| may_be_in_authority(c) && *c != b']'),
+    };
+    let port = match port {
+        [] => true,
+        [b':', digits @ ..] => {
+            !digits.is_empty()
+                && str::from_utf8(digits).is_ok_and(|text| decimal::<u16>(text).is_some())
+        }
+        _ => false,
+    };
+    host && port
+}
+
+/// Whether this byte is in some host or port. A comma is in none: lists of fields would become others.
+#[must_use]
+pub fn may_be_in_authority(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=".contains(byte)
+}
+
+/// As [`is_authority`].
+///
+/// # Errors
+/// When it is none.
+pub fn check_authority(text: impl AsRef<[u8]>) -> Result<(), String> {
+    let text = text.as_ref();
+    if is_authority(text) {
+        return Ok(());
+    }
+    Err(format!(
+        "\"{}\" is no host, nor a host and port such as \"backend:8080\"",
+        text.escape_ascii()
+    ))
 }
 
 /// A MAC such as `aa:bb:cc:dd:ee:ff`.
@@ -116,6 +204,50 @@ mod tests {
         assert_eq!(mac("02:00:00:00:aB:09"), Some([2, 0, 0, 0, 0xab, 9]));
         for text in ["", "+2:00:00:00:00:09", "02:00:00:00:00", "02:00:00:00:00:09:00"] {
             assert_eq!(mac(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_alone_is_a_prefix_of_its_full_length() {
+        for (text, address, length) in [
+            ("10.0.0.0/8", "10.0.0.0", 8),
+            ("192.0.2.1", "192.0.2.1", 32),
+            ("192.0.2.1/32", "192.0.2.1", 32),
+            ("0.0.0.0/0", "0.0.0.0", 0),
+            ("2001:db8::/32", "2001:db8::", 32),
+            ("2001:db8::1", "2001:db8::1", 128),
+            ("::/0", "::", 0),
+        ] {
+            assert_eq!(prefix(text), Ok((address.parse().unwrap(), length)));
+        }
+        for text in ["", "10/8", "a", "10.0.0.0/", "10.0.0.0/+8", "1.2.3.4/-1", "10.0.0.0/8/9"] {
+            assert!(prefix(text).unwrap_err().contains("is no prefix such as"), "{text}");
+        }
+        for (text, part) in [
+            ("10.0.0.0/33", "its length is 0 to 32"),
+            ("::/129", "its length is 0 to 128"),
+            ("10.0.0.1/8", "use \"10.0.0.0/8\""),
+            ("10.0.0.1/0", "use \"0.0.0.0/0\""),
+            ("2001:db8::1/64", "use \"2001:db8::/64\""),
+        ] {
+            let error = prefix(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_host_and_perhaps_a_port() {
+        for text in
+            ["a", "auth.example.com:8443", "192.0.2.1", "192.0.2.1:0", "[::1]", "[2001:db8::1]:443"]
+        {
+            assert_eq!(check_authority(text), Ok(()), "{text}");
+        }
+        for text in [
+            "", ":80", "a:", "a:b", "a:65536", "a:+1", "a:1:2", "::1", "[::1", "[::1]1", "[::1]:",
+            "[]", "[a]", "a]", "a[", "u@a", "a/b", "a b", "a,b", "a%20b", "\u{e4}",
+        ] {
+            let error = check_authority(text).unwrap_err();
+            assert!(error.contains("is no host, nor a host and port"), "{error}");
         }
     }
 

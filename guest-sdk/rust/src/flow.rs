@@ -144,6 +144,13 @@ impl FlowV4 {
         Self([addresses.rotate_left(32), rest >> 32 << 32 | ports])
     }
 
+    /// The VLANs that it is in, as [`parse::vlans`](crate::parse::vlans) has them.
+    #[must_use]
+    #[inline]
+    pub fn vlans(&self) -> u32 {
+        (self.0[1] >> VLANS) as u32
+    }
+
     /// The same flow in VLANs, as [`parse::vlans`](crate::parse::vlans) has them: another one than without, or in others.
     #[must_use]
     #[inline]
@@ -171,7 +178,8 @@ impl fmt::Debug for FlowV4 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((source, from), (destination, to)) = (self.source(), self.destination());
         let (source, destination) = (Ipv4Addr::from(source), Ipv4Addr::from(destination));
-        write!(f, "{source}:{from} -> {destination}:{to} protocol {}", self.protocol())
+        write!(f, "{source}:{from} -> {destination}:{to} protocol {}", self.protocol())?;
+        write_vlans(f, self.vlans())
     }
 }
 
@@ -233,6 +241,13 @@ impl FlowV6 {
         Self([c, d, a, b, rest >> 32 << 32 | ports])
     }
 
+    /// As [`FlowV4::vlans`].
+    #[must_use]
+    #[inline]
+    pub fn vlans(&self) -> u32 {
+        (self.0[4] >> VLANS) as u32
+    }
+
     /// As [`FlowV4::within`].
     #[must_use]
     #[inline]
@@ -246,7 +261,17 @@ impl fmt::Debug for FlowV6 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((source, from), (destination, to)) = (self.source(), self.destination());
         let (source, destination) = (Ipv6Addr::from(source), Ipv6Addr::from(destination));
-        write!(f, "[{source}]:{from} -> [{destination}]:{to} protocol {}", self.protocol())
+        write!(f, "[{source}]:{from} -> [{destination}]:{to} protocol {}", self.protocol())?;
+        write_vlans(f, self.vlans())
+    }
+}
+
+/// Says in which VLANs a flow is, the outer one first, if in any.
+fn write_vlans(f: &mut fmt::Formatter<'_>, vlans: u32) -> fmt::Result {
+    match (vlans >> 12, vlans & 0xfff) {
+        (0, 0) => Ok(()),
+        (0, vlan) => write!(f, " vlan {vlan}"),
+        (outer, inner) => write!(f, " vlan {outer}.{inner}"),
     }
 }
 
@@ -289,6 +314,7 @@ mod tests {
         assert_eq!(four.within(vlans).reversed(), four.reversed().within(vlans));
         assert_eq!(six.within(vlans).reversed(), six.reversed().within(vlans));
         assert_eq!((four.within(vlans).protocol(), six.within(vlans).protocol()), (6, 6));
+        assert_eq!((four.within(vlans).vlans(), six.within(vlans).vlans()), (vlans, vlans));
         assert_eq!(
             four.within(vlans).ordered(),
             (four.ordered().0.within(vlans), four.ordered().1)
@@ -342,7 +368,11 @@ mod tests {
     fn flows_print_readably() {
         let flow = FlowV4::directed((0x0a00_0001, 1000), (0x0a00_0002, 80), 6);
         assert_eq!(format!("{flow:?}"), "10.0.0.1:1000 -> 10.0.0.2:80 protocol 6");
+        let tagged = format!("{:?}", flow.within(10));
+        assert_eq!(tagged, "10.0.0.1:1000 -> 10.0.0.2:80 protocol 6 vlan 10");
         let flow = FlowV6::directed((1, 1000), (2, 80), 17);
         assert_eq!(format!("{flow:?}"), "[::1]:1000 -> [::2]:80 protocol 17");
+        let tagged = format!("{:?}", flow.within(100 << 12 | 10));
+        assert_eq!(tagged, "[::1]:1000 -> [::2]:80 protocol 17 vlan 100.10");
     }
 }

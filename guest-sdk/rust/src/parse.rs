@@ -181,6 +181,13 @@ impl Headers {
         matches!(self.fragment, Some(Fragment { offset: 1.., .. }))
     }
 
+    /// The identifiers of the frame's tags, as [`vlans`] has them.
+    #[must_use]
+    #[inline]
+    pub fn vlans(&self, frame: &[u8]) -> u32 {
+        if self.l3 == ETHERNET { 0 } else { vlans(frame) }
+    }
+
     /// Where the part of the packet begins that its fragments are pieces of, and that their offsets are counted from. In IPv6, what
     /// lies between that and `l4` are extension headers, which only the first piece has.
     #[must_use]

@@ -32,6 +32,7 @@
 
 mod copied;
 pub(crate) mod exchanges;
+pub mod frames;
 mod harness;
 pub(crate) mod host;
 mod message;

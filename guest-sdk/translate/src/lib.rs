@@ -239,6 +239,26 @@ impl Quoted {
     }
 }
 
+/// Writes the identifiers of a frame's tags, as [`vlans`](weir_sdk::parse::vlans) has them, and keeps the rest of the tags, if these are
+/// for as many tags as the frame has.
+pub fn vlans(frame: &mut [u8], headers: &Headers, new: u32) {
+    const TAGS: usize = Plain::L3;
+    let tags = (headers.l3 - TAGS) / 4;
+    let wanted = match new {
+        0 => 0,
+        1..0x1000 => 1,
+        _ => 2,
+    };
+    if tags != wanted {
+        return;
+    }
+    let identifiers = [new & 0xfff, new >> 12];
+    for (tag, identifier) in frame[TAGS..headers.l3].rchunks_exact_mut(4).zip(identifiers) {
+        let rest = u16_at(tag, 0) & 0xf000;
+        put16(tag, 0, rest | identifier as u16);
+    }
+}
+
 /// Whether these are the headers of an ICMP (IPv4) message that quotes a packet.
 #[must_use]
 pub fn is_icmp_error(frame: &[u8], headers: &Headers) -> bool {

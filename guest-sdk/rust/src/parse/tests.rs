@@ -351,4 +351,14 @@ fn vlans_are_those_of_two_tags() {
     assert_eq!(vlans(&frame(&[0x88a8, 0x1002, 0x8100, 0xffff])), 0x002_fff);
     assert_eq!(vlans(&frame(&[0x9100, 2, 0x8100, 3, 0x8100, 4])), 0x002_003);
     assert_eq!(vlans(&[0; 13]), 0);
+    let udp = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let mut bytes = Vec::new();
+    udp.single_vlan(VlanId::try_new(7).unwrap())
+        .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+        .udp(1, 2)
+        .write(&mut bytes, b"")
+        .unwrap();
+    assert_eq!(parse(&bytes).unwrap().vlans(&bytes), 7);
+    let untagged = [&bytes[..12], &bytes[16..]].concat();
+    assert_eq!(parse(&untagged).unwrap().vlans(&untagged), 0);
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
+use weir_sdk::config::prefix;
 
 use crate::frame::{NO_PORT, Rest};
 
@@ -77,18 +78,8 @@ impl<'de> Deserialize<'de> for Protocol {
 impl<'de> Deserialize<'de> for Prefix {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        let read = || {
-            let (address, length) = match text.split_once('/') {
-                Some((address, length)) => (address, Some(length.parse::<u8>().ok()?)),
-                None => (text.as_str(), None),
-            };
-            let address: IpAddr = address.parse().ok()?;
-            let most = if address.is_ipv4() { 32 } else { 128 };
-            Some(Self { address, length: length.unwrap_or(most) }).filter(|p| p.length <= most)
-        };
-        read().ok_or_else(|| {
-            D::Error::custom(format!("\"{text}\" is no prefix such as 10.0.0.0/8 or 2001:db8::1"))
-        })
+        let (address, length) = prefix(&text).map_err(D::Error::custom)?;
+        Ok(Self { address, length })
     }
 }
 
