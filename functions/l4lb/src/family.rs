@@ -21,6 +21,10 @@ pub(crate) trait Flow: FromBytes + IntoBytes + Immutable + Eq + Copy {
     fn from(&self) -> (Self::Address, u16);
     fn to(&self) -> (Self::Address, u16);
     fn protocol(&self) -> u8;
+    /// As [`FlowV4::vlans`].
+    fn vlans(&self) -> u32;
+    /// As [`FlowV4::within`].
+    fn within(self, vlans: u32) -> Self;
     /// None when it is of the other version.
     fn address(ip: IpAddr) -> Option<Self::Address>;
 }
@@ -44,6 +48,12 @@ impl Flow for FlowV4 {
     fn protocol(&self) -> u8 {
         self.protocol()
     }
+    fn vlans(&self) -> u32 {
+        self.vlans()
+    }
+    fn within(self, vlans: u32) -> Self {
+        self.within(vlans)
+    }
     fn address(ip: IpAddr) -> Option<u32> {
         if let IpAddr::V4(ip) = ip { Some(ip.into()) } else { None }
     }
@@ -63,6 +73,12 @@ impl Flow for FlowV6 {
     }
     fn protocol(&self) -> u8 {
         self.protocol()
+    }
+    fn vlans(&self) -> u32 {
+        self.vlans()
+    }
+    fn within(self, vlans: u32) -> Self {
+        self.within(vlans)
     }
     fn address(ip: IpAddr) -> Option<u128> {
         if let IpAddr::V6(ip) = ip { Some(ip.into()) } else { None }
@@ -202,7 +218,7 @@ impl<K: Flow> Family<K> {
             }
             return Way::Pass;
         };
-        let Some(place) = pool.choose(service, self.choice.hash(&key)) else { return Way::Nobody };
+        let Some(place) = choose(&self.choice, pool, service, key) else { return Way::Nobody };
         let id = pool.targets[place as usize].id;
         self.open(hash, key, id, (flags, By::Client), now);
         Way::To(place)
@@ -221,7 +237,7 @@ impl<K: Flow> Family<K> {
         let healthy = |place: &Place| pool.targets[*place as usize].healthy;
         known.and_then(|id| pool.place(id)).filter(healthy).or_else(|| {
             let service = self.service(&key)?;
-            pool.choose(service, self.choice.hash(&key))
+            choose(&self.choice, pool, service, key)
         })
     }
 
@@ -242,7 +258,7 @@ impl<K: Flow> Family<K> {
         if let Some(place) = known {
             return Origin::Service(place);
         }
-        let direct = K::new(key.to(), from, protocol);
+        let direct = K::new(key.to(), from, protocol).within(key.vlans());
         let (hash, idle) = (self.hash(&direct), self.idle(protocol));
         match self.connections.find(hash, &direct, now) {
             Some(connection) if connection.backend == DIRECT => {
@@ -284,7 +300,8 @@ impl<K: Flow> Family<K> {
             // With any port, it is the same on both sides.
             let (vip, port) = target.vip;
             let Some(vip) = K::address(vip) else { break };
-            let there = K::new(client, (vip, if port == 0 { from.1 } else { port }), protocol);
+            let there = K::new(client, (vip, if port == 0 { from.1 } else { port }), protocol)
+                .within(key.vlans());
             match self.connections.find(self.hash(&there), &there, now) {
                 Some(connection) if connection.backend == target.id => {
                     if let Some(flags) = flags {
@@ -293,7 +310,7 @@ impl<K: Flow> Family<K> {
                     return (place, None);
                 }
                 Some(_) => {}
-                None if pool.choose(target.service, self.choice.hash(&there)) == place => {
+                None if choose(&self.choice, pool, target.service, there) == place => {
                     chosen = chosen.or(place);
                 }
                 None => {}
@@ -319,4 +336,9 @@ impl<K: Flow> Family<K> {
             self.vips.find(self.hash(&key), &key).map(|service| *service as usize)
         })
     }
+}
+
+/// The backend that Maglev's table has for a client's flow, in whatever VLANs that is: other balancers may see it in others.
+fn choose<K: Flow>(choice: &Hasher, pool: &Pool, service: usize, key: K) -> Option<Place> {
+    pool.choose(service, choice.hash(&key.within(0)))
 }

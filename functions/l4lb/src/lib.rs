@@ -237,25 +237,20 @@ impl LoadBalancer {
             return Decision::Pass;
         }
         let Headers { l3, l4, protocol, source_port, destination_port, end, .. } = headers;
+        let vlans = headers.vlans(frame);
         let packet = (headers.tcp_flags, reverse);
         let at = At { l3, l4, protocol };
         let pool = &self.pool;
         let frame = &mut frame[..end];
         match headers.addresses {
             Addresses::V4 { source, destination } => {
-                let key = FlowV4::directed(
-                    (source, source_port),
-                    (destination, destination_port),
-                    protocol,
-                );
+                let (from, to) = ((source, source_port), (destination, destination_port));
+                let key = FlowV4::directed(from, to, protocol).within(vlans);
                 balance(&mut self.v4, pool, frame, at, key, packet, now)
             }
             Addresses::V6 { source, destination } => {
-                let key = FlowV6::directed(
-                    (source, source_port),
-                    (destination, destination_port),
-                    protocol,
-                );
+                let (from, to) = ((source, source_port), (destination, destination_port));
+                let key = FlowV6::directed(from, to, protocol).within(vlans);
                 balance(&mut self.v6, pool, frame, at, key, packet, now)
             }
         }
@@ -271,9 +266,10 @@ impl LoadBalancer {
         reverse: bool,
         now: u32,
     ) -> Decision {
+        let at = (headers.vlans(frame), reverse);
         let place = match headers.addresses {
-            Addresses::V4 { .. } => about(&mut self.v4, &self.pool, quoted, reverse, now),
-            Addresses::V6 { .. } => about(&mut self.v6, &self.pool, quoted, reverse, now),
+            Addresses::V4 { .. } => about(&mut self.v4, &self.pool, quoted, at, now),
+            Addresses::V6 { .. } => about(&mut self.v6, &self.pool, quoted, at, now),
         };
         let Some(target) = place.map(|place| &self.pool.targets[place as usize]) else {
             return Decision::Pass;
@@ -312,13 +308,13 @@ fn about<K: Flow>(
     family: &mut Family<K>,
     pool: &Pool,
     quoted: &Quoted,
-    reverse: bool,
+    (vlans, reverse): (u32, bool),
     now: u32,
 ) -> Option<Place> {
     // The quoted packet went the other way: from the side of who gets the error, the flow is that of its answers.
     let from = (K::address(quoted.destination)?, quoted.destination_port);
     let to = (K::address(quoted.source)?, quoted.source_port);
-    let key = K::new(from, to, quoted.at.protocol);
+    let key = K::new(from, to, quoted.at.protocol).within(vlans);
     if reverse { family.about_outward(pool, key, now) } else { family.about(pool, key, now) }
 }
 

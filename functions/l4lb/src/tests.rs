@@ -1,5 +1,6 @@
 use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
+use weir_sdk::testing::frames::{End, ipv4, tagged, tcp};
 use weir_sdk::testing::{Frame, Harness, Options};
 
 use super::*;
@@ -23,35 +24,17 @@ fn balancer(backends: &str) -> Harness<LoadBalancer> {
         .unwrap()
 }
 
-fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
-    step.tcp(from.1, to.1, 1, 1).write(&mut frame, b"data").unwrap();
-    frame
+/// A segment in the midst of a connection.
+fn data(from: End, to: End) -> Vec<u8> {
+    tcp(from, to, "A")
 }
-
-/// A segment; flags as TCP has them.
-fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8) -> Vec<u8> {
-    let mut frame = tcp(from, to);
-    let old = u16::from_be_bytes([frame[46], frame[47]]);
-    frame[47] = flags;
-    let sum = u16::from_be_bytes([frame[50], frame[51]]);
-    let sum = weir_sdk::checksum::update16(sum, old, u16::from_be_bytes([frame[46], flags]));
-    frame[50..52].copy_from_slice(&sum.to_be_bytes());
-    frame
-}
-
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
 
 /// Opens a connection; the backend that it has.
 fn connect(balancer: &mut Harness<LoadBalancer>, port: u16) -> ([u8; 4], u16) {
-    let backend = ends(&balancer.run(segment((CLIENT, port), (VIP, 80), SYN)).bytes).1;
-    let answer = segment(backend, (CLIENT, port), SYN | ACK);
+    let backend = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80), "S")).bytes).1;
+    let answer = tcp(backend, (CLIENT, port), "SA");
     assert_eq!(ends(&balancer.run(Frame::new(answer).reverse()).bytes).0, (VIP, 80));
-    assert_eq!(ends(&balancer.run(segment((CLIENT, port), (VIP, 80), ACK)).bytes).1, backend);
+    assert_eq!(ends(&balancer.run(tcp((CLIENT, port), (VIP, 80), "A")).bytes).1, backend);
     backend
 }
 
@@ -82,12 +65,12 @@ fn a_connection_goes_to_one_backend_and_answers_come_from_the_vip() {
     let mut balancer = balancer(THREE);
     let mut used = std::collections::BTreeSet::new();
     for port in 1000..1100 {
-        let first = balancer.run(tcp((CLIENT, port), (VIP, 80)));
+        let first = balancer.run(data((CLIENT, port), (VIP, 80)));
         let (from, backend) = ends(&first.bytes);
         assert_eq!((from, backend.1), ((CLIENT, port), 8080));
-        let again = balancer.run(tcp((CLIENT, port), (VIP, 80)));
+        let again = balancer.run(data((CLIENT, port), (VIP, 80)));
         assert_eq!(ends(&again.bytes).1, backend);
-        let answer = balancer.run(Frame::new(tcp(backend, (CLIENT, port))).reverse());
+        let answer = balancer.run(Frame::new(data(backend, (CLIENT, port))).reverse());
         assert_eq!(ends(&answer.bytes), ((VIP, 80), (CLIENT, port)));
         used.insert(backend);
     }
@@ -99,17 +82,17 @@ fn a_connection_goes_to_one_backend_and_answers_come_from_the_vip() {
 fn connections_stay_when_the_set_changes_and_only_those_of_a_lost_backend_move() {
     let mut balancer = balancer(THREE);
     let before: Vec<_> = (1000..1200)
-        .map(|port| ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1)
+        .map(|port| ends(&balancer.run(data((CLIENT, port), (VIP, 80))).bytes).1)
         .collect();
     let four = format!(r#"{{"ip": "10.0.0.4", "port": 8080}}, {THREE}"#);
     assert!(balancer.swap(config(&four)).unwrap());
     for (n, port) in (1000..1200).enumerate() {
-        assert_eq!(ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1, before[n]);
+        assert_eq!(ends(&balancer.run(data((CLIENT, port), (VIP, 80))).bytes).1, before[n]);
     }
     let sick = THREE.replacen("8080", r#"8080, "healthy": false"#, 1);
     assert!(balancer.swap(config(&sick)).unwrap());
     for (n, port) in (1000..1200).enumerate() {
-        let now = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1;
+        let now = ends(&balancer.run(data((CLIENT, port), (VIP, 80))).bytes).1;
         if before[n].0 == [10, 0, 0, 1] {
             assert_ne!(now.0, [10, 0, 0, 1]);
         } else {
@@ -122,7 +105,7 @@ fn connections_stay_when_the_set_changes_and_only_those_of_a_lost_backend_move()
 fn a_backend_without_weight_keeps_what_it_has_and_gets_nothing_new() {
     let mut balancer = balancer(THREE);
     let open = |balancer: &mut Harness<LoadBalancer>, ports: std::ops::Range<u16>| {
-        ports.map(|port| ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes).1).collect()
+        ports.map(|port| ends(&balancer.run(data((CLIENT, port), (VIP, 80))).bytes).1).collect()
     };
     let before: Vec<_> = open(&mut balancer, 1000..1100);
     assert!(before.contains(&([10, 0, 0, 1], 8080)));
@@ -133,16 +116,17 @@ fn a_backend_without_weight_keeps_what_it_has_and_gets_nothing_new() {
     let all = THREE.replace("8080", r#"8080, "weight": 0"#);
     assert!(balancer.swap(config(&all)).unwrap());
     assert_eq!(open(&mut balancer, 1000..1100), before);
-    let new = balancer.run(tcp((CLIENT, 3000), (VIP, 80)));
+    let new = balancer.run(data((CLIENT, 3000), (VIP, 80)));
     assert_eq!(new.verdict, Verdict::Drop(reason::NO_BACKEND));
 }
 
 #[test]
 fn without_a_healthy_backend_packets_are_dropped_and_others_pass() {
     let mut balancer = balancer(r#"{"ip": "10.0.0.1", "healthy": false}"#);
-    let dropped = balancer.run(tcp((CLIENT, 1), (VIP, 80)));
+    let dropped = balancer.run(data((CLIENT, 1), (VIP, 80)));
     assert_eq!(dropped.verdict, Verdict::Drop(reason::NO_BACKEND));
-    for other in [tcp((CLIENT, 1), (VIP, 81)), tcp((CLIENT, 1), ([8, 8, 8, 8], 80)), vec![0; 20]] {
+    for other in [data((CLIENT, 1), (VIP, 81)), data((CLIENT, 1), ([8, 8, 8, 8], 80)), vec![0; 20]]
+    {
         let passed = balancer.run(other.clone());
         assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, other));
     }
@@ -178,7 +162,7 @@ fn l2_mode_changes_the_mac_alone() {
         config,
     )
     .unwrap();
-    let frame = tcp((CLIENT, 1), (VIP, 80));
+    let frame = data((CLIENT, 1), (VIP, 80));
     let sent = balancer.run(frame.clone()).bytes;
     assert_eq!((&sent[..6], &sent[6..]), (&[0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff][..], &frame[6..]));
 }
@@ -186,8 +170,8 @@ fn l2_mode_changes_the_mac_alone() {
 #[test]
 fn an_icmp_error_follows_its_connection() {
     let mut balancer = balancer(THREE);
-    let (_, backend) = ends(&balancer.run(tcp((CLIENT, 1000), (VIP, 80))).bytes);
-    let answer = balancer.run(Frame::new(tcp(backend, (CLIENT, 1000))).reverse()).bytes;
+    let (_, backend) = ends(&balancer.run(data((CLIENT, 1000), (VIP, 80))).bytes);
+    let answer = balancer.run(Frame::new(data(backend, (CLIENT, 1000))).reverse()).bytes;
     // The network says that the answer, which came from the VIP, was too big.
     let mut error = Vec::new();
     let kind = Icmpv4Type::DestinationUnreachable(
@@ -209,11 +193,11 @@ fn an_icmp_error_follows_its_connection() {
 #[test]
 fn a_redirect_is_left_alone() {
     let mut balancer = balancer(THREE);
-    balancer.run(tcp((CLIENT, 1000), (VIP, 80)));
+    balancer.run(data((CLIENT, 1000), (VIP, 80)));
     let mut redirect = Vec::new();
     let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP, 64);
     let kind = Icmpv4Type::Unknown { type_u8: 5, code_u8: 1, bytes5to8: [192, 0, 2, 66] };
-    step.icmpv4(kind).write(&mut redirect, &tcp((VIP, 80), (CLIENT, 1000))[14..42]).unwrap();
+    step.icmpv4(kind).write(&mut redirect, &data((VIP, 80), (CLIENT, 1000))[14..42]).unwrap();
     let passed = balancer.run(redirect.clone());
     assert_eq!((passed.verdict, passed.bytes), (Verdict::Next, redirect));
 }
@@ -254,7 +238,7 @@ fn an_icmpv6_error_follows_its_connection() {
 #[test]
 fn an_icmp_error_from_between_balancer_and_backend_comes_from_the_vip() {
     let mut balancer = balancer(THREE);
-    let sent = balancer.run(tcp((CLIENT, 1000), (VIP, 80))).bytes;
+    let sent = balancer.run(data((CLIENT, 1000), (VIP, 80))).bytes;
     // A router on the way to the backend says that the client's packet was too big.
     let mut error = Vec::new();
     let kind = Icmpv4Type::DestinationUnreachable(
@@ -276,12 +260,12 @@ fn an_icmp_error_without_a_connection_goes_where_the_connection_would() {
     let mut first = balancer(THREE);
     let mut second = balancer(THREE);
     for port in 1000..1020 {
-        let (_, backend) = ends(&first.run(tcp((CLIENT, port), (VIP, 80))).bytes);
+        let (_, backend) = ends(&first.run(data((CLIENT, port), (VIP, 80))).bytes);
         let mut error = Vec::new();
         let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP, 64);
         let kind =
             Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit);
-        step.icmpv4(kind).write(&mut error, &tcp((VIP, 80), (CLIENT, port))[14..42]).unwrap();
+        step.icmpv4(kind).write(&mut error, &data((VIP, 80), (CLIENT, port))[14..42]).unwrap();
         assert_eq!(second.run(error).bytes[30..34], backend.0);
     }
     assert_eq!(second.counter("connections_opened"), 0);
@@ -292,10 +276,10 @@ fn when_the_table_is_full_maglev_alone_serves_both_directions() {
     let small = config(THREE).replace("\"table\"", "\"max-connections\": 64, \"table\"");
     let mut balancer = Harness::<LoadBalancer>::new(small).unwrap();
     for port in 1000..3000 {
-        let (_, backend) = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes);
-        let (_, again) = ends(&balancer.run(tcp((CLIENT, port), (VIP, 80))).bytes);
+        let (_, backend) = ends(&balancer.run(data((CLIENT, port), (VIP, 80))).bytes);
+        let (_, again) = ends(&balancer.run(data((CLIENT, port), (VIP, 80))).bytes);
         assert_eq!(again, backend);
-        let answer = balancer.run(Frame::new(tcp(backend, (CLIENT, port))).reverse()).bytes;
+        let answer = balancer.run(Frame::new(data(backend, (CLIENT, port))).reverse()).bytes;
         assert_eq!(ends(&answer), ((VIP, 80), (CLIENT, port)));
     }
     assert!(balancer.counter("untracked") > 1000);
@@ -303,7 +287,7 @@ fn when_the_table_is_full_maglev_alone_serves_both_directions() {
     // Idle ones make room.
     balancer.advance(7_441_000_000_000);
     let before = balancer.counter("connections_opened");
-    balancer.run(tcp((CLIENT, 5000), (VIP, 80)));
+    balancer.run(data((CLIENT, 5000), (VIP, 80)));
     assert_eq!(balancer.counter("connections_opened"), before + 1);
 }
 
@@ -312,16 +296,16 @@ fn what_clients_have_with_backends_themselves_passes() {
     let mut balancer = balancer(THREE);
     let backend = ([10, 0, 0, 1], 8080);
     for port in 1000..1020 {
-        for (flags, reverse) in [(SYN, false), (SYN | ACK, true), (ACK, false), (ACK, true)] {
+        for (flags, reverse) in [("S", false), ("SA", true), ("A", false), ("A", true)] {
             let (from, to) = ((CLIENT, port), backend);
             let (from, to) = if reverse { (to, from) } else { (from, to) };
-            let frame = Frame::new(segment(from, to, flags));
+            let frame = Frame::new(tcp(from, to, flags));
             let sent = balancer.run(if reverse { frame.reverse() } else { frame });
             assert_eq!(sent.verdict, Verdict::Next);
             assert_eq!(ends(&sent.bytes), (from, to), "not by way of the VIP");
         }
     }
-    let other = tcp(([10, 0, 0, 1], 22), (CLIENT, 1000));
+    let other = data(([10, 0, 0, 1], 22), (CLIENT, 1000));
     assert_eq!(balancer.run(Frame::new(other.clone()).reverse()).bytes, other);
 }
 
@@ -331,11 +315,9 @@ fn what_a_backend_opens_itself_from_its_port_passes() {
     let backend = ([10, 0, 0, 1], 8080);
     for port in 1000..1020 {
         let peer = (CLIENT, port);
-        for (flags, out) in
-            [(SYN, true), (SYN | ACK, false), (ACK, true), (ACK, false), (ACK, true)]
-        {
+        for (flags, out) in [("S", true), ("SA", false), ("A", true), ("A", false), ("A", true)] {
             let (from, to) = if out { (backend, peer) } else { (peer, backend) };
-            let frame = Frame::new(segment(from, to, flags));
+            let frame = Frame::new(tcp(from, to, flags));
             let sent = balancer.run(if out { frame.reverse() } else { frame });
             assert_eq!((sent.verdict, ends(&sent.bytes)), (Verdict::Next, (from, to)));
         }
@@ -350,14 +332,14 @@ fn a_backend_that_speaks_after_a_long_silence_does_so_from_the_vip() {
         for port in 1000..1020 {
             let backend = connect(&mut balancer, port);
             wait(&mut balancer, silence);
-            let pushed = balancer.run(Frame::new(segment(backend, (CLIENT, port), ACK)).reverse());
+            let pushed = balancer.run(Frame::new(tcp(backend, (CLIENT, port), "A")).reverse());
             assert_eq!(ends(&pushed.bytes), ((VIP, 80), (CLIENT, port)));
         }
     }
     let mut balancer = balancer(THREE);
     let mut dropped = 0;
     for port in 1000..1100 {
-        let unknown = segment(([10, 0, 0, 1], 8080), (CLIENT, port), ACK);
+        let unknown = tcp(([10, 0, 0, 1], 8080), (CLIENT, port), "A");
         let sent = balancer.run(Frame::new(unknown).reverse());
         match sent.verdict {
             Verdict::Drop(reason::NO_CONNECTION) => dropped += 1,
@@ -390,9 +372,9 @@ fn half_open_connections_make_room() {
     // Each request twice, and the backends answer.
     for port in 1000..1500 {
         for _ in 0..2 {
-            let syn = segment((CLIENT, port), (VIP, 80), SYN);
+            let syn = tcp((CLIENT, port), (VIP, 80), "S");
             let backend = ends(&balancer.run(syn).bytes).1;
-            let answer = segment(backend, (CLIENT, port), SYN | ACK);
+            let answer = tcp(backend, (CLIENT, port), "SA");
             balancer.run(Frame::new(answer).reverse());
         }
     }
@@ -410,13 +392,13 @@ fn half_open_connections_make_room() {
 fn ended_connections_are_forgotten_early_and_a_lone_reset_ends_none() {
     let mut balancer = balancer(THREE);
     let backend = connect(&mut balancer, 1000);
-    balancer.run(Frame::new(segment(backend, (CLIENT, 1000), FIN | ACK)).reverse());
-    balancer.run(segment((CLIENT, 1000), (VIP, 80), ACK));
+    balancer.run(Frame::new(tcp(backend, (CLIENT, 1000), "FA")).reverse());
+    balancer.run(tcp((CLIENT, 1000), (VIP, 80), "A"));
     connect(&mut balancer, 1001);
-    balancer.run(segment((CLIENT, 1001), (VIP, 80), RST));
+    balancer.run(tcp((CLIENT, 1001), (VIP, 80), "R"));
     connect(&mut balancer, 1002);
-    balancer.run(segment((CLIENT, 1002), (VIP, 80), RST));
-    balancer.run(segment((CLIENT, 1002), (VIP, 80), ACK));
+    balancer.run(tcp((CLIENT, 1002), (VIP, 80), "R"));
+    balancer.run(tcp((CLIENT, 1002), (VIP, 80), "A"));
     wait(&mut balancer, 200);
     assert_eq!(balancer.gauge("connections"), Some(3.0));
     wait(&mut balancer, 41);
@@ -433,8 +415,8 @@ fn with_l2_the_client_alone_tells_a_connection() {
         "backends": [{"ip": "10.0.0.1", "mac": "aa:bb:cc:dd:ee:ff"}]}]}"#;
     let options = Options { state_bytes: 16 << 20, ..Options::default() };
     let mut balancer = Harness::<LoadBalancer>::with(options, config).unwrap();
-    for (port, flags) in [(1000, SYN), (1000, ACK), (1001, SYN), (1001, SYN)] {
-        balancer.run(segment((CLIENT, port), (VIP, 80), flags));
+    for (port, flags) in [(1000, "S"), (1000, "A"), (1001, "S"), (1001, "S")] {
+        balancer.run(tcp((CLIENT, port), (VIP, 80), flags));
     }
     wait(&mut balancer, 31);
     assert_eq!(balancer.gauge("connections"), Some(1.0));
@@ -455,10 +437,10 @@ fn one_backend_may_serve_two_addresses() {
     for (last, port) in [(1, 1000), (2, 1001), (1, 1002)] {
         let vip = [198, 51, 100, last];
         assert_eq!(
-            ends(&balancer.run(tcp((CLIENT, port), (vip, 80))).bytes).1,
+            ends(&balancer.run(data((CLIENT, port), (vip, 80))).bytes).1,
             ([10, 0, 0, 1], 8080)
         );
-        let answer = Frame::new(tcp(([10, 0, 0, 1], 8080), (CLIENT, port))).reverse();
+        let answer = Frame::new(data(([10, 0, 0, 1], 8080), (CLIENT, port))).reverse();
         assert_eq!(ends(&balancer.run(answer).bytes).0, (vip, 80));
     }
 }
@@ -468,7 +450,7 @@ fn idle_connections_end() {
     let mut balancer = balancer(THREE);
     connect(&mut balancer, 1000);
     for _ in 0..2 {
-        balancer.run(tcp((CLIENT, 1001), (VIP, 80)));
+        balancer.run(data((CLIENT, 1001), (VIP, 80)));
     }
     assert_eq!(balancer.gauge("connections"), Some(2.0));
     wait(&mut balancer, 60);
@@ -498,7 +480,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..90), at in 0usize..90, reverse: bool) {
         thread_local!(static BALANCER: std::cell::RefCell<Harness<LoadBalancer>> = std::cell::RefCell::new(balancer(THREE)));
-        let mut frame = tcp((CLIENT, 1), (VIP, 80));
+        let mut frame = data((CLIENT, 1), (VIP, 80));
         for (n, byte) in bytes.iter().enumerate() {
             let len = frame.len();
             frame[(at + n) % len] ^= byte;
@@ -507,5 +489,37 @@ proptest! {
             let frame = if reverse { frame.reverse() } else { frame };
             BALANCER.with_borrow_mut(|balancer| balancer.run(frame));
         }
+    }
+}
+
+/// A client of the same address in another VLAN is another client, which keeps its backend by itself.
+#[test]
+fn connections_are_told_apart_by_their_vlans() {
+    let vlans: [&[u16]; 4] = [&[10], &[11], &[100, 10], &[100, 11]];
+    let (client, service) = ((CLIENT, 1000), (VIP, 80));
+    // The first one's backend is drained: only who is known stays with it.
+    let mut balancer = balancer(THREE);
+    let sent = balancer.run(tagged(&tcp(client, service, "S"), vlans[0])).bytes;
+    let (_, backend) = ends(&sent);
+    let answer = tagged(&tcp(backend, client, "SA"), vlans[0]);
+    let answered = balancer.run(Frame::new(answer).reverse()).bytes;
+    assert_eq!((ends(&answered).0, &answered[12..16]), (service, &[0x81, 0, 0, 10][..]));
+    balancer.run(tagged(&tcp(client, service, "A"), vlans[0]));
+    let ip = format!("\"10.0.0.{}\"", backend.0[3]);
+    let drained = THREE.replace(&ip, &format!("{ip}, \"weight\": 0"));
+    assert!(balancer.swap(config(&drained)).unwrap());
+    for vlans in vlans {
+        let sent = balancer.run(tagged(&tcp(client, service, "A"), vlans)).bytes;
+        assert_eq!(ends(&sent).1 == backend, vlans == [10], "{vlans:?}");
+        assert_eq!(sent[12..12 + vlans.len() * 4], tagged(&[0; 12], vlans)[12..]);
+    }
+    // An error about one of them goes where that one's packets go.
+    let quoted = tcp(service, client, "A");
+    for vlans in vlans {
+        let message = [&[3, 1, 0, 0, 0, 0, 0, 0], &quoted[14..42]].concat();
+        let error = ipv4(1, [192, 0, 2, 77], VIP, &message);
+        let sent = balancer.run(tagged(&error, vlans)).bytes;
+        let to = [sent[30 + vlans.len() * 4], sent[33 + vlans.len() * 4]];
+        assert_eq!(to == [backend.0[0], backend.0[3]], vlans == [10], "{vlans:?}");
     }
 }

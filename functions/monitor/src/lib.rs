@@ -262,17 +262,20 @@ impl Monitor {
         sums.kinds[kind as usize] += 1;
         sums.kinds[Kind::Fragments as usize] += u64::from(headers.fragment.is_some());
         let ports = (headers.source_port, headers.destination_port);
+        let vlans = headers.vlans(frame);
         let tally = Tally { length: frame.len() as u32, flags: headers.tcp_flags, now };
         match headers.addresses {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV4::canonical(from, to, headers.protocol);
+                let key = key.within(vlans);
                 self.v4.add(self.hasher.hash(&key).into(), &key, tally);
             }
             Addresses::V6 { source, destination } => {
                 sums.kinds[Kind::Ipv6 as usize] += 1;
                 let (from, to) = ((source, ports.0), (destination, ports.1));
                 let (key, _) = FlowV6::canonical(from, to, headers.protocol);
+                let key = key.within(vlans);
                 self.v6.add(self.hasher.hash(&key).into(), &key, tally);
             }
         }

@@ -1,5 +1,6 @@
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
+use weir_sdk::testing::frames::{datagram, tagged};
 use weir_sdk::testing::{Frame, Harness, Options};
 
 use super::*;
@@ -9,10 +10,7 @@ fn monitor(config: &str) -> Harness<Monitor> {
 }
 
 fn udp(from: u16, to: u16, payload: usize) -> Vec<u8> {
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-    let mut frame = Vec::new();
-    step.udp(from, to).write(&mut frame, &vec![7; payload]).unwrap();
-    frame
+    datagram(([10, 0, 0, 1], from), ([10, 0, 0, 2], to), &vec![7; payload])
 }
 
 fn tcp6() -> Vec<u8> {
@@ -52,6 +50,25 @@ fn it_counts_by_kind_and_size_and_decides_nothing() {
         assert_eq!(monitor.counter(name), n, "{name}");
     }
     assert_eq!(monitor.gauge("flows"), Some(2.0), "both directions are one flow");
+}
+
+/// Else two customers with the same addresses would be one flow.
+#[test]
+fn flows_are_told_apart_by_their_vlans() {
+    let mut monitor = monitor(r#"{"report-every": 1}"#);
+    let mut six = tagged(&tcp6(), &[100, 10]);
+    for frame in [udp(1, 2, 18), tagged(&udp(1, 2, 18), &[10]), tagged(&udp(1, 2, 18), &[11])] {
+        monitor.run(frame);
+    }
+    monitor.run(six.clone());
+    six[19] = 20;
+    monitor.run(six);
+    assert_eq!(monitor.gauge("flows"), Some(5.0));
+    let lines = report(&mut monitor).join("\n");
+    let ends = ["2 protocol 17:", "2 protocol 17 vlan 10:", "2 protocol 17 vlan 11:"];
+    for end in ends.into_iter().chain(["protocol 6 vlan 100.10:", "protocol 6 vlan 100.20:"]) {
+        assert!(lines.contains(end), "{end}: {lines}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The configuration, and what is wrong with one.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
-use weir_sdk::config::decimal;
+use weir_sdk::config::{decimal, prefix};
 
 /// `[function.config]` of `nat`.
 #[derive(Clone, Debug, Deserialize)]
@@ -72,6 +72,9 @@ pub struct Forward {
     pub port: u16,
     /// Inside address and port, `"10.0.0.5:80"`.
     pub to: std::net::SocketAddrV4,
+    /// VLANs of the inside, the outer one first, two at most; if left out, those that a packet is in.
+    #[serde(default)]
+    pub vlans: Vec<u16>,
 }
 
 /// Seconds. The defaults are what the RFCs ask for at least.
@@ -115,6 +118,8 @@ const fn yes() -> bool {
     true
 }
 
+/// The first number that no VLAN has (IEEE 802.1Q, section 9.6).
+const VLAN_END: u16 = 4095;
 /// Most seconds after which a flow ends: a year.
 const LONGEST: u32 = 31_536_000;
 
@@ -152,6 +157,12 @@ impl Config {
             if forward.port == 0 || forward.to.port() == 0 {
                 let key = if forward.port == 0 { "port" } else { "to" };
                 return Err(format!("config: forward[{n}].{key}: no packet is for port 0"));
+            }
+            if forward.vlans.len() > 2 || !forward.vlans.iter().all(|v| (1..VLAN_END).contains(v)) {
+                return Err(format!(
+                    "config: forward[{n}].vlans: {:?}; allowed are two at most, 1 to 4094, the outer one first",
+                    forward.vlans
+                ));
             }
         }
         let Timeouts { tcp_established, tcp_transitory, udp, icmp } = self.timeouts;
@@ -205,24 +216,18 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    /// Reads `"10.0.0.0/8"`.
+    /// Reads `"10.0.0.0/8"`, or an address.
     ///
     /// # Errors
     /// Says what is allowed.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "config: internal: {text:?} is no IPv4 prefix: allowed is ADDRESS/LENGTH, like \"10.0.0.0/8\""
-            )
+        let (address, length) =
+            prefix(text).map_err(|error| format!("config: internal: {error}"))?;
+        let IpAddr::V4(address) = address else {
+            return Err(format!("config: internal: \"{text}\" is no prefix of IPv4"));
         };
-        let (address, length) = text.split_once('/').ok_or_else(wrong)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let length: u32 = decimal(length).filter(|l| *l <= 32).ok_or_else(wrong)?;
-        let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+        let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
         let address = u32::from(address);
-        if address & !mask != 0 {
-            return Err(format!("config: internal: {text:?} has bits set behind its length"));
-        }
         Ok(Self { address: address.to_be(), mask: mask.to_be() })
     }
 
@@ -260,7 +265,9 @@ mod tests {
         assert!(ten.contains(0x0aff_ffff) && !ten.contains(0x0b00_0000));
         assert!(Prefix::parse("0.0.0.0/0").unwrap().contains(u32::MAX));
         assert!(Prefix::parse("10.0.0.1/8").unwrap_err().contains("behind its length"));
-        assert!(Prefix::parse("10.0.0.0/+8").is_err());
+        let one = Prefix::parse("10.0.0.1").unwrap();
+        assert!(one.contains(0x0a00_0001) && !one.contains(0x0a00_0002));
+        assert!(Prefix::parse("2001:db8::/32").unwrap_err().contains("no prefix of IPv4"));
         assert!(Prefix::parse("10.0.0.0/33").unwrap_err().contains("10.0.0.0/33"));
         assert!(parse_ports("2000-1000").unwrap_err().contains("2000-1000"));
         assert_eq!(parse_ports("1024-65535"), Ok((1024, 65535)));

@@ -4,7 +4,7 @@ use weir_sdk::flow::Hasher;
 use weir_sdk::region::{StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::table::PROTOCOLS;
+use crate::table::{Inside, PROTOCOLS};
 
 /// What is known about an inside host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
@@ -18,7 +18,14 @@ pub(crate) struct Host {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Hosts(StateMap<u32, Host>);
+pub(crate) struct Hosts(StateMap<Key, Host>);
+
+/// Address and VLANs.
+type Key = [u32; 2];
+
+fn key(inside: Inside) -> Key {
+    [inside.address, inside.vlans]
+}
 
 impl Hosts {
     /// Room for half as many hosts as there may be flows: few have only one.
@@ -27,29 +34,32 @@ impl Hosts {
     }
 
     /// A host that has mappings.
-    pub(crate) fn find(&self, hasher: &Hasher, address: u32) -> Option<Host> {
-        self.0.find(hasher.hash(&address), &address).copied()
+    pub(crate) fn find(&self, hasher: &Hasher, inside: Inside) -> Option<Host> {
+        let key = key(inside);
+        self.0.find(hasher.hash(&key), &key).copied()
     }
 
     /// A host has one mapping more of the protocol at this place. If there is no room for another host, it is not counted.
-    pub(crate) fn add(&mut self, hasher: &Hasher, address: u32, external: u16, place: usize) {
-        let hash = hasher.hash(&address);
+    pub(crate) fn add(&mut self, hasher: &Hasher, inside: Inside, external: u16, place: usize) {
+        let key = key(inside);
+        let hash = hasher.hash(&key);
         let mut host = self
             .0
-            .find(hash, &address)
+            .find(hash, &key)
             .copied()
             .unwrap_or(Host { external, ports: [0; PROTOCOLS.len()] });
         host.ports[place] = host.ports[place].saturating_add(1);
-        let _ = self.0.insert(hash, address, host);
+        let _ = self.0.insert(hash, key, host);
     }
 
     /// A host has one mapping less.
-    pub(crate) fn remove(&mut self, hasher: &Hasher, address: u32, place: usize) {
-        let hash = hasher.hash(&address);
-        let Some(host) = self.0.find_mut(hash, &address) else { return };
+    pub(crate) fn remove(&mut self, hasher: &Hasher, inside: Inside, place: usize) {
+        let key = key(inside);
+        let hash = hasher.hash(&key);
+        let Some(host) = self.0.find_mut(hash, &key) else { return };
         host.ports[place] = host.ports[place].saturating_sub(1);
         if host.ports == [0; PROTOCOLS.len()] {
-            self.0.remove(hash, &address);
+            self.0.remove(hash, &key);
         }
     }
 

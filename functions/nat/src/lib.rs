@@ -18,8 +18,8 @@ use weir_sdk::prelude::*;
 
 pub use config::Config;
 use config::{Filtering, Prefix, Unmatched};
-use fragments::Fragments;
-use table::{Arrival, NoFlow, Table};
+use fragments::{Fragments, Translation};
+use table::{Arrival, Inside, NoFlow, Table};
 use weir_translate::{self as rewrite, End, Quoted, is_icmp_error, swap_macs};
 
 #[cfg(test)]
@@ -102,7 +102,11 @@ impl Function for Nat {
                     ));
                 }
             };
-            let to = (u32::from(*forward.to.ip()), forward.to.port());
+            let to = Inside {
+                address: u32::from(*forward.to.ip()),
+                port: forward.to.port(),
+                vlans: forward.vlans.iter().fold(0, |all, vlan| all << 12 | u32::from(*vlan)),
+            };
             table.forward(protocol, forward.port, to)?;
         }
         Ok(Self {
@@ -251,7 +255,8 @@ impl Nat {
         if let Some(external) = self.table.external_place(destination) {
             return self.hairpin(frame, headers, external, now);
         }
-        let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol);
+        let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol)
+            .within(headers.vlans(frame));
         let hash = self.table.hash(&key);
         let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
             Some(flow) => flow,
@@ -260,8 +265,9 @@ impl Nat {
                 Err(why) => return no_flow(why),
             },
         };
-        self.fragments.note(headers, true, (flow.address, None), now);
-        translate(frame, headers, End::Source, flow.address, flow.port);
+        let translation = Translation { address: flow.address, turned: None, vlans: 0 };
+        self.fragments.note(frame, headers, true, translation, now);
+        translate(frame, headers, End::Source, (flow.address, flow.port));
         Decision::Translated
     }
 
@@ -284,13 +290,16 @@ impl Nat {
             external,
             port,
             peer: (source, peer_port),
+            vlans: headers.vlans(frame),
             protocol: headers.protocol,
             flags: headers.tcp_flags,
         };
         match self.table.inbound(&arrival, now, anybody) {
-            Ok(Some((address, port))) => {
-                self.fragments.note(headers, false, (address, None), now);
-                translate(frame, headers, End::Destination, address, port);
+            Ok(Some(inside)) => {
+                let Inside { address, vlans, .. } = inside;
+                let translation = Translation { address, turned: None, vlans };
+                self.fragments.note(frame, headers, false, translation, now);
+                lead_inside(frame, headers, inside);
                 Decision::Translated
             }
             Ok(None) => self.unmatched(),
@@ -321,7 +330,8 @@ impl Nat {
         let Some((port, peer_port)) = ports.filter(|_| self.config.hairpin) else {
             return self.unmatched();
         };
-        let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol);
+        let key = FlowV4::directed((source, port), (destination, peer_port), headers.protocol)
+            .within(headers.vlans(frame));
         let hash = self.table.hash(&key);
         let flow = match self.table.outbound(hash, &key, headers.tcp_flags, now) {
             Some(flow) => flow,
@@ -335,14 +345,20 @@ impl Nat {
             external,
             port: peer_port,
             peer: (flow.address, flow.port),
+            vlans: key.vlans(),
             protocol: headers.protocol,
             flags: headers.tcp_flags,
         };
         match self.table.inbound(&arrival, now, anybody) {
-            Ok(Some((address, port))) => {
-                self.fragments.note(headers, true, (flow.address, Some(address)), now);
-                translate(frame, headers, End::Source, flow.address, flow.port);
-                translate(frame, headers, End::Destination, address, port);
+            Ok(Some(inside)) => {
+                let translation = Translation {
+                    address: flow.address,
+                    turned: Some(inside.address),
+                    vlans: inside.vlans,
+                };
+                self.fragments.note(frame, headers, true, translation, now);
+                translate(frame, headers, End::Source, (flow.address, flow.port));
+                lead_inside(frame, headers, inside);
                 Decision::Hairpin
             }
             Ok(None) => self.unmatched(),
@@ -363,12 +379,22 @@ impl Nat {
             .filter(|quoted| self.table.external_place(quoted.source) == Some(external));
         let Some(quoted) = quoted else { return self.unmatched() };
         let peer = (quoted.destination, quoted.destination_port);
-        let inside = self.table.inside_of(external, quoted.source_port, peer, quoted.protocol, now);
-        let Some((address, port)) = inside else { return self.unmatched() };
+        let quoted_flow = Arrival {
+            external,
+            port: quoted.source_port,
+            peer,
+            vlans: headers.vlans(frame),
+            protocol: quoted.protocol,
+            flags: 0,
+        };
+        let Some(inside) = self.table.inside_of(&quoted_flow, now) else {
+            return self.unmatched();
+        };
         rewrite::icmp_body(frame, headers.l4, headers.end, |frame| {
-            quoted.rewrite(frame, End::Source, address, port);
+            quoted.rewrite(frame, End::Source, inside.address, inside.port);
         });
-        rewrite::address(frame, headers.l3, End::Destination, address);
+        rewrite::address(frame, headers.l3, End::Destination, inside.address);
+        rewrite::vlans(frame, headers, inside.vlans);
         self.counters.errors.add(1);
         Decision::Translated
     }
@@ -407,7 +433,8 @@ impl Nat {
             (quoted.destination, quoted.destination_port),
             (quoted.source, quoted.source_port),
             quoted.protocol,
-        );
+        )
+        .within(headers.vlans(frame));
         Some((quoted, self.table.outside_of(&key, now)?))
     }
 
@@ -429,9 +456,10 @@ impl Nat {
             return Decision::Pass;
         }
         let end = if reverse { End::Destination } else { End::Source };
-        match self.fragments.find(headers, !reverse, now) {
-            Some((address, turned)) => {
+        match self.fragments.find(frame, headers, !reverse, now) {
+            Some(Translation { address, turned, vlans }) => {
                 rewrite::address(frame, headers.l3, end, address);
+                rewrite::vlans(frame, headers, vlans);
                 let Some(inside) = turned else { return Decision::Translated };
                 rewrite::address(frame, headers.l3, End::Destination, inside);
                 Decision::Hairpin
@@ -451,8 +479,14 @@ fn no_flow(why: NoFlow) -> Decision {
     })
 }
 
+/// Translates the destination of a packet that has a transport header to an inside endpoint, and has it carry the tags that this has.
+fn lead_inside(frame: &mut [u8], headers: &Headers, inside: Inside) {
+    translate(frame, headers, End::Destination, (inside.address, inside.port));
+    rewrite::vlans(frame, headers, inside.vlans);
+}
+
 /// Translates one end of a packet that has a transport header.
-fn translate(frame: &mut [u8], headers: &Headers, end: End, address: u32, port: u16) {
+fn translate(frame: &mut [u8], headers: &Headers, end: End, (address, port): (u32, u16)) {
     let change = rewrite::address(frame, headers.l3, end, address);
     rewrite::port(frame, headers.l4, headers.protocol, end, change, port);
 }

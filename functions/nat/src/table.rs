@@ -71,16 +71,54 @@ pub(crate) struct Flow {
     pub(crate) difference: Difference,
 }
 
+/// An endpoint on the inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inside {
+    pub(crate) address: u32,
+    pub(crate) port: u16,
+    /// The VLANs that it is in, as [`weir_sdk::parse::vlans`] has them.
+    pub(crate) vlans: u32,
+}
+
+impl Inside {
+    /// Where a flow's packets come from.
+    fn of(key: &FlowV4) -> Self {
+        let (address, port) = key.source();
+        Self { address, port, vlans: key.vlans() }
+    }
+
+    /// The flow from here to a peer.
+    #[inline]
+    fn flow_to(self, peer: (u32, u16), protocol: u8) -> FlowV4 {
+        FlowV4::directed((self.address, self.port), peer, protocol).within(self.vlans)
+    }
+}
+
 /// An inside endpoint that an external port leads to; all zero: the port is free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Mapping {
-    /// Inside address.
-    pub(crate) address: u32,
-    /// Inside port.
-    pub(crate) port: u16,
+    address: u32,
+    /// VLANs of the inside; 0 of a static forward: those that a packet is in.
+    vlans: u32,
+    port: u16,
     /// Flows that use it; `FIXED` for a static forward.
     flows: u16,
+}
+
+impl Mapping {
+    fn new(inside: Inside, flows: u16) -> Self {
+        let Inside { address, port, vlans } = inside;
+        Self { address, vlans, port, flows }
+    }
+
+    /// Where it leads a packet that is in these VLANs; `None` if nowhere.
+    #[inline]
+    fn inside(self, vlans: u32) -> Option<Inside> {
+        let Self { address, port, .. } = self;
+        let vlans = if self.vlans == 0 && self.flows == FIXED { vlans } else { self.vlans };
+        (address != 0).then_some(Inside { address, port, vlans })
+    }
 }
 
 /// In `cursor`: not 0 while flows are looked at after a change of forwards.
@@ -89,14 +127,23 @@ const UNSETTLED: usize = 1;
 /// Flows of a mapping that stays.
 const FIXED: u16 = u16::MAX;
 /// A port that is no longer forwarded, until no flow has it any more: it leads nowhere and is not given out.
-const CLOSED: Mapping = Mapping { address: 0, port: 0, flows: FIXED };
+const CLOSED: Mapping = Mapping { address: 0, vlans: 0, port: 0, flows: FIXED };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Endpoint {
     address: u32,
-    port: u16,
-    protocol: u16,
+    /// Above the 8 bits of the protocol.
+    vlans_and_protocol: u32,
+    port: u32,
+}
+
+impl Endpoint {
+    fn new(inside: Inside, place: usize) -> Self {
+        let Inside { address, port, vlans } = inside;
+        let vlans_and_protocol = vlans << 8 | u32::from(PROTOCOLS[place]);
+        Self { address, vlans_and_protocol, port: port.into() }
+    }
 }
 
 /// External address (its place) and port.
@@ -130,6 +177,8 @@ pub(crate) struct Arrival {
     pub(crate) port: u16,
     /// Who sent it.
     pub(crate) peer: (u32, u16),
+    /// VLANs that it is in.
+    pub(crate) vlans: u32,
     /// Its protocol.
     pub(crate) protocol: u8,
     /// TCP's flags.
@@ -348,27 +397,40 @@ impl Table {
         if self.flows.find(hash, &key).is_some() {
             self.close(hash, &key);
         }
-        let (address, port) = key.source();
+        let inside = Inside::of(&key);
         let place = protocol_place(key.protocol()).ok_or(NoFlow::Protocol)?;
-        let endpoint = Endpoint { address, port, protocol: key.protocol().into() };
-        let endpoint_hash = self.hasher.hash(&endpoint);
-        let known = self.endpoints.find(endpoint_hash, &endpoint).copied();
-        let outside = match known {
+        let outside = match self.outside(inside, place) {
             Some(outside) => outside,
             None => {
-                let outside = self.choose(place, (address, port), free)?;
+                let outside = self.choose(place, inside, free)?;
                 let external = usize::from(outside.external);
-                if self.endpoints.insert(endpoint_hash, endpoint, outside).is_err() {
+                let endpoint = Endpoint::new(inside, place);
+                let hash = self.hasher.hash(&endpoint);
+                if self.endpoints.insert(hash, endpoint, outside).is_err() {
                     return Err(NoFlow::Flows);
                 }
-                self.hosts.add(&self.hasher, address, outside.external, place);
-                *self.mapping_mut(external, place, outside.port) =
-                    Mapping { address, port, flows: 0 };
+                self.hosts.add(&self.hasher, inside, outside.external, place);
+                *self.mapping_mut(external, place, outside.port) = Mapping::new(inside, 0);
                 self.count_port(Pool { external, place }, outside.port, true);
                 outside
             }
         };
         self.insert(hash, key, place, outside, true, flags, now)
+    }
+
+    /// The external end of an inside endpoint that has one: its own, or that of a forward to it in whatever VLANs.
+    fn outside(&self, inside: Inside, place: usize) -> Option<Outside> {
+        let find = |inside| {
+            let endpoint = Endpoint::new(inside, place);
+            self.endpoints.find(self.hasher.hash(&endpoint), &endpoint).copied()
+        };
+        find(inside).or_else(|| {
+            let forward = (inside.vlans != 0).then(|| find(Inside { vlans: 0, ..inside }))??;
+            let external = usize::from(forward.external);
+            let is_fixed = external < self.external.len()
+                && self.mapping(external, place, forward.port).flows == FIXED;
+            is_fixed.then_some(forward)
+        })
     }
 
     /// The inside endpoint that a packet from the outside is for, if there is a flow or one may be made: `new`, or the
@@ -379,7 +441,7 @@ impl Table {
         arrival: &Arrival,
         now: u32,
         new: bool,
-    ) -> Result<Option<(u32, u16)>, NoFlow> {
+    ) -> Result<Option<Inside>, NoFlow> {
         match self.try_inbound(arrival, now, new) {
             Err(why) => {
                 self.try_again(why, now, &mut |table, _| table.try_inbound(arrival, now, new))
@@ -394,15 +456,13 @@ impl Table {
         arrival: &Arrival,
         now: u32,
         new: bool,
-    ) -> Result<Option<(u32, u16)>, NoFlow> {
-        let Arrival { external, port, peer, protocol, flags } = *arrival;
+    ) -> Result<Option<Inside>, NoFlow> {
+        let Arrival { external, port, peer, vlans, protocol, flags } = *arrival;
         let Some(place) = protocol_place(protocol) else { return Ok(None) };
-        let mapping = *self.mapping(external, place, port);
-        if mapping.address == 0 {
+        let Some(inside) = self.mapping(external, place, port).inside(vlans) else {
             return Ok(None);
-        }
-        let inside = (mapping.address, mapping.port);
-        let key = FlowV4::directed(inside, peer, protocol);
+        };
+        let key = inside.flow_to(peer, protocol);
         let hash = self.hasher.hash(&key);
         let timeouts = self.timeouts;
         match self.flows.find_mut(hash, &key) {
@@ -429,17 +489,10 @@ impl Table {
     }
 
     /// The inside endpoint of a flow that an ICMP error from the outside is about.
-    pub(crate) fn inside_of(
-        &self,
-        external: usize,
-        port: u16,
-        peer: (u32, u16),
-        protocol: u8,
-        now: u32,
-    ) -> Option<(u32, u16)> {
-        let mapping = self.mapping(external, protocol_place(protocol)?, port);
-        let inside = (mapping.address, mapping.port);
-        let key = FlowV4::directed(inside, peer, protocol);
+    pub(crate) fn inside_of(&self, quoted: &Arrival, now: u32) -> Option<Inside> {
+        let Arrival { external, port, peer, vlans, protocol, .. } = *quoted;
+        let inside = self.mapping(external, protocol_place(protocol)?, port).inside(vlans)?;
+        let key = inside.flow_to(peer, protocol);
         let flow = self.flows.find(self.hasher.hash(&key), &key)?;
         (flow.expires > now).then_some(inside)
     }
@@ -454,15 +507,10 @@ impl Table {
     ///
     /// # Errors
     /// When it leads elsewhere already.
-    pub(crate) fn forward(
-        &mut self,
-        protocol: u8,
-        port: u16,
-        to: (u32, u16),
-    ) -> Result<(), String> {
+    pub(crate) fn forward(&mut self, protocol: u8, port: u16, to: Inside) -> Result<(), String> {
         let place = protocol_place(protocol)
             .ok_or_else(|| format!("config: forward: protocol {protocol} has no ports"))?;
-        let mapping = Mapping { address: to.0, port: to.1, flows: FIXED };
+        let mapping = Mapping::new(to, FIXED);
         let forward = Forward { at: (place, port), mapping };
         match self.forwards.iter().find(|other| other.at == forward.at) {
             Some(other) if other.mapping == mapping => return Ok(()),
@@ -509,8 +557,8 @@ impl Table {
             if flow.external != 0 || !self.is_fixed(place, flow.port) {
                 continue;
             }
-            let mapping = self.mapping(0, place, flow.port);
-            if (mapping.address, mapping.port) != key.source() {
+            let inside = Inside::of(key);
+            if self.mapping(0, place, flow.port).inside(inside.vlans) != Some(inside) {
                 self.flows.remove_at(slot);
             }
         }
@@ -641,15 +689,17 @@ impl Table {
             if old == Mapping::default() {
                 self.count_port(Pool { external: 0, place }, port, true);
             } else {
-                if old.flows != FIXED {
-                    self.hosts.remove(&self.hasher, old.address, place);
+                let Mapping { address, port: inside, vlans, flows } = old;
+                let inside = Inside { address, port: inside, vlans };
+                if flows != FIXED {
+                    self.hosts.remove(&self.hasher, inside, place);
                 }
-                self.forget_endpoint((old.address, old.port), place, Outside { external: 0, port });
+                self.forget_endpoint(inside, place, Outside { external: 0, port });
             }
         }
         for Forward { at: (place, port), mapping } in forwards {
-            let Mapping { address, port: inside, .. } = mapping;
-            let endpoint = Endpoint { address, port: inside, protocol: PROTOCOLS[place].into() };
+            let Mapping { address, port: inside, vlans, .. } = mapping;
+            let endpoint = Endpoint::new(Inside { address, port: inside, vlans }, place);
             let hash = self.hasher.hash(&endpoint);
             if self.endpoints.insert(hash, endpoint, Outside { external: 0, port }).is_err() {
                 host::warn!(
@@ -825,7 +875,7 @@ impl Table {
         }
         let full = self.flows.len() >= self.flows.capacity();
         if full || self.flows.insert(hash, key, flow).is_err() {
-            self.drop_mapping_if_unused(key, place, outside);
+            self.drop_mapping_if_unused(Inside::of(&key), place, outside);
             return Err(NoFlow::Flows);
         }
         let mapping = self.mapping_mut(external, place, outside.port);
@@ -850,23 +900,23 @@ impl Table {
             mapping.flows = mapping.flows.saturating_sub(1);
         }
         let outside = Outside { external: flow.external.into(), port: flow.port };
-        self.drop_mapping_if_unused(*key, place, outside);
+        self.drop_mapping_if_unused(Inside::of(key), place, outside);
     }
 
-    fn drop_mapping_if_unused(&mut self, key: FlowV4, place: usize, outside: Outside) {
+    fn drop_mapping_if_unused(&mut self, inside: Inside, place: usize, outside: Outside) {
         let external = usize::from(outside.external);
         if self.mapping(external, place, outside.port).flows != 0 {
             return;
         }
         *self.mapping_mut(external, place, outside.port) = Mapping::default();
         self.count_port(Pool { external, place }, outside.port, false);
-        self.hosts.remove(&self.hasher, key.source().0, place);
-        self.forget_endpoint(key.source(), place, outside);
+        self.hosts.remove(&self.hasher, inside, place);
+        self.forget_endpoint(inside, place, outside);
     }
 
     /// An inside endpoint has no mapping any more, unless it has another one by now.
-    fn forget_endpoint(&mut self, (address, port): (u32, u16), place: usize, outside: Outside) {
-        let endpoint = Endpoint { address, port, protocol: PROTOCOLS[place].into() };
+    fn forget_endpoint(&mut self, inside: Inside, place: usize, outside: Outside) {
+        let endpoint = Endpoint::new(inside, place);
         let hash = self.hasher.hash(&endpoint);
         if self.endpoints.find(hash, &endpoint) == Some(&outside) {
             self.endpoints.remove(hash, &endpoint);
@@ -878,23 +928,23 @@ impl Table {
     fn choose(
         &mut self,
         place: usize,
-        (address, port): (u32, u16),
+        inside: Inside,
         known: Option<u16>,
     ) -> Result<Outside, NoFlow> {
         let all = self.external.len();
-        let host = self.hosts.find(&self.hasher, address);
+        let host = self.hosts.find(&self.hasher, inside);
         if let Some(host) = host.filter(|host| usize::from(host.external) < all) {
             if host.ports[place] >= self.ports_per_host {
                 return Err(NoFlow::Host);
             }
             let external = usize::from(host.external);
-            return self.allocate(Pool { external, place }, (address, port), known);
+            return self.allocate(Pool { external, place }, inside, known);
         }
-        let first = self.hasher.hash(&address) as usize % all;
-        let found = self.allocate(Pool { external: first, place }, (address, port), known);
+        let first = self.hasher.hash(&inside.address) as usize % all;
+        let found = self.allocate(Pool { external: first, place }, inside, known);
         let Err(NoFlow::Ports(_)) = found else { return found };
         let mut others = (1..all).map(|n| Pool { external: (first + n) % all, place });
-        others.find_map(|pool| self.allocate(pool, (address, port), None).ok()).map_or(found, Ok)
+        others.find_map(|pool| self.allocate(pool, inside, None).ok()).map_or(found, Ok)
     }
 
     /// A free port: the inside one if it is free (port preservation), else the one that is known to be, else a random one (RFC
@@ -902,7 +952,7 @@ impl Table {
     fn allocate(
         &mut self,
         pool: Pool,
-        (address, port): (u32, u16),
+        inside: Inside,
         known: Option<u16>,
     ) -> Result<Outside, NoFlow> {
         let Pool { external, place } = pool;
@@ -917,7 +967,7 @@ impl Table {
             return Err(NoFlow::Ports(pool));
         }
         used.random = used.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let random = used.random ^ (self.hasher.hash(&used_key(address, port)) >> 32) as u32;
+        let random = used.random ^ (self.hasher.hash(&used_key(inside)) >> 32) as u32;
         let free =
             |table: &Self, port: u16| *table.mapping(external, place, port) == Mapping::default();
         let start = random % range;
@@ -926,7 +976,7 @@ impl Table {
             looks += 1;
             first + ((start + n) % range) as u16
         });
-        let preserved = Some(port).filter(|port| self.may_be_given_out(*port));
+        let preserved = Some(inside.port).filter(|port| self.may_be_given_out(*port));
         let mut all = preserved.into_iter().chain(known).chain(candidates);
         let found = all.find(|port| free(self, *port));
         if !counted {
@@ -961,8 +1011,8 @@ impl Table {
     }
 }
 
-fn used_key(address: u32, port: u16) -> u64 {
-    u64::from(address) << 16 | u64::from(port)
+fn used_key(inside: Inside) -> u64 {
+    u64::from(inside.address) << 16 | u64::from(inside.port)
 }
 
 /// Follows a flow's state, and sets when it ends.

@@ -2,9 +2,12 @@
 
 use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
+use weir_sdk::testing::frames::{tagged, tcp, udp};
 use weir_sdk::testing::{Frame, Harness, Options, Outcome};
 
 use super::*;
+
+mod vlans;
 
 const INSIDE: [u8; 4] = [10, 0, 0, 2];
 const OTHER: [u8; 4] = [10, 0, 0, 3];
@@ -17,33 +20,6 @@ fn nat(config: &str) -> Harness<Nat> {
     let config = format!("{{\"external\": [\"203.0.113.1\"]{config}}}");
     let options = Options { state_bytes: 8 << 20, ..Options::default() };
     Harness::with(options, config).unwrap()
-}
-
-fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    build(PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).udp(from.1, to.1))
-}
-
-fn build(step: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
-    let mut frame = Vec::new();
-    step.write(&mut frame, b"payload").unwrap();
-    frame
-}
-
-fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str) -> Vec<u8> {
-    let mut step =
-        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 7, 512);
-    for flag in flags.chars() {
-        step = match flag {
-            'S' => step.syn(),
-            'A' => step.ack(9),
-            'F' => step.fin(),
-            'R' => step.rst(),
-            _ => unreachable!(),
-        };
-    }
-    let mut frame = Vec::new();
-    step.write(&mut frame, b"data").unwrap();
-    frame
 }
 
 fn icmp(from: [u8; 4], to: [u8; 4], kind: Icmpv4Type, body: &[u8]) -> Vec<u8> {
@@ -254,7 +230,7 @@ fn a_host_may_not_have_all_ports() {
 #[test]
 fn a_new_host_gets_an_address_that_has_ports_and_keeps_it() {
     let config = r#"{"external": ["203.0.113.1", "203.0.113.2"], "ports": "2000-2003"}"#;
-    let options = Options { state_bytes: 8 << 20, ..Options::default() };
+    let options = Options { state_bytes: 12 << 20, ..Options::default() };
     let mut nat = Harness::<Nat>::with(options, config).unwrap();
     settled(&mut nat);
     let external = |sent: &Outcome| ends(&sent.bytes).0.0;

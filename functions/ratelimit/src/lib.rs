@@ -15,7 +15,7 @@ use serde_json::Value;
 use weir_sdk::BURST_MAX;
 use weir_sdk::flow::Hasher;
 use weir_sdk::lpm::Lpm;
-use weir_sdk::parse::{Addresses, Plain, addresses, parse};
+use weir_sdk::parse::{Addresses, Plain, addresses, parse, vlans};
 use weir_sdk::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -74,13 +74,21 @@ pub enum WhenFull {
     Drop,
 }
 
-/// A bucket's name: the rule and the address's leading bits.
+/// A bucket's name: the rule, the address's leading bits, and the VLANs of a rule that tells them apart.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Key {
     low: u64,
     high: u64,
+    /// The rule's number; above its 32 bits, the VLANs.
     limit: u64,
+}
+
+impl Key {
+    #[inline(always)]
+    fn limit(&self) -> usize {
+        self.limit as u32 as usize
+    }
 }
 
 impl PartialEq for Key {
@@ -176,7 +184,7 @@ impl Rules<'_> {
     fn take(&self, frame: &[u8]) -> Option<Take> {
         let Some(plain) = Plain::of(frame) else { return self.take_any(frame) };
         let address = if self.side == Side::Src { plain.source() } else { plain.destination() };
-        self.take_v4(address, (plain.end - Plain::L3) as u32)
+        self.take_v4(address, (plain.end - Plain::L3) as u32, 0)
     }
 
     #[inline(never)]
@@ -187,44 +195,48 @@ impl Rules<'_> {
             // gets past none.
             Err(_) => addresses(frame).map(|(addresses, l3)| (addresses, frame.len() - l3))?,
         };
-        let length = length as u32;
+        let (length, vlans) = (length as u32, vlans(frame));
         let by_source = self.side == Side::Src;
         match addresses {
             Addresses::V4 { source, destination } => {
-                self.take_v4(if by_source { source } else { destination }, length)
+                self.take_v4(if by_source { source } else { destination }, length, vlans)
             }
             Addresses::V6 { source, destination } => {
-                self.take_v6(if by_source { source } else { destination }, length)
+                self.take_v6(if by_source { source } else { destination }, length, vlans)
             }
         }
     }
 
     #[inline(always)]
-    fn take_v4(&self, address: u32, length: u32) -> Option<Take> {
+    fn take_v4(&self, address: u32, length: u32, vlans: u32) -> Option<Take> {
         let limit = self.v4.lookup(address)?;
         let per = self.limits[limit as usize].per;
         let mask = u32::MAX.checked_shl(32 - u32::from(per)).unwrap_or(0);
-        Some(Take::new(self.limits, limit, (u64::from(address & mask), 0), length))
+        let address = (u64::from(address & mask), 0);
+        Some(Take::new(self.limits, limit, address, length, vlans))
     }
 
-    fn take_v6(&self, address: u128, length: u32) -> Option<Take> {
+    fn take_v6(&self, address: u128, length: u32, vlans: u32) -> Option<Take> {
         let limit = self.v6.lookup(address)?;
         let per = self.limits[limit as usize].per;
         let address = address & u128::MAX.checked_shl(128 - u32::from(per)).unwrap_or(0);
-        Some(Take::new(self.limits, limit, (address as u64, (address >> 64) as u64), length))
+        let address = (address as u64, (address >> 64) as u64);
+        Some(Take::new(self.limits, limit, address, length, vlans))
     }
 }
 
 impl Take {
     #[inline(always)]
-    fn new(limits: &[Limit], limit: u32, (low, high): (u64, u64), length: u32) -> Self {
-        let tokens = if limits[limit as usize].unit == Unit::Bytes { length } else { 1 };
-        Self { key: Key { low, high, limit: limit.into() }, tokens }
+    fn new(limits: &[Limit], limit: u32, (low, high): (u64, u64), length: u32, vlans: u32) -> Self {
+        let rule = &limits[limit as usize];
+        let tokens = if rule.unit == Unit::Bytes { length } else { 1 };
+        let vlans = if rule.per_vlan { vlans } else { 0 };
+        Self { key: Key { low, high, limit: u64::from(vlans) << 32 | u64::from(limit) }, tokens }
     }
 
     #[inline(always)]
     fn meter<'a>(&self, limits: &'a [Limit]) -> &'a Meter {
-        &limits[self.key.limit as usize].meter
+        &limits[self.key.limit()].meter
     }
 }
 
@@ -414,6 +426,5 @@ impl RateLimit {
 
 /// Time until a bucket is full; that of a rule which is no more is as good as full.
 fn wait(limits: &[Limit], key: &Key, full: u64, now: Moment) -> i64 {
-    let limit = usize::try_from(key.limit).ok().and_then(|limit| limits.get(limit));
-    limit.map_or(0, |limit| limit.meter.wait(Moment(full), now))
+    limits.get(key.limit()).map_or(0, |limit| limit.meter.wait(Moment(full), now))
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weir_sdk::config::{decimal, text};
+use weir_sdk::config::{prefix, text};
 
 use crate::meter::Meter;
 use crate::units::{self, Unit};
@@ -33,6 +33,8 @@ pub(crate) struct Limit {
     pub(crate) side: Side,
     /// Addresses that agree in this many bits share a bucket.
     pub(crate) per: u8,
+    /// Whether they also have to be in the same VLANs for that.
+    pub(crate) per_vlan: bool,
     /// What is counted.
     pub(crate) unit: Unit,
     /// Rate and burst.
@@ -54,12 +56,14 @@ struct Written {
     _comment: Option<Value>,
 }
 
-/// Lengths at which addresses are grouped.
+/// By what addresses are grouped: lengths, and VLANs.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Lengths {
+struct Groups {
     v4: Option<u8>,
     v6: Option<u8>,
+    #[serde(default)]
+    vlan: bool,
 }
 
 /// Reads all rules; the error names the rule by its place (from 0) and the key.
@@ -100,8 +104,8 @@ pub(crate) fn read(rules: Vec<Value>, default: Option<Value>) -> Result<Vec<Limi
 
 fn parse(rule: Value) -> Result<(Written, Option<(IpAddr, u8)>), String> {
     let written = Written::deserialize(rule).map_err(|e| e.to_string())?;
-    let prefix = text("prefix", written.prefix.as_ref())?.map(|text| prefix(&text)).transpose()?;
-    Ok((written, prefix))
+    let prefix = text("prefix", written.prefix.as_ref())?.map(|text| prefix(&text)).transpose();
+    Ok((written, prefix.map_err(|error| format!("prefix: {error}"))?))
 }
 
 fn limit(written: &Written, prefix: (IpAddr, u8)) -> Result<Limit, String> {
@@ -110,7 +114,7 @@ fn limit(written: &Written, prefix: (IpAddr, u8)) -> Result<Limit, String> {
         Some("dst") => Side::Dst,
         Some(other) => return Err(format!("key: \"{other}\" is not \"src\" or \"dst\"")),
     };
-    let per = per(written.per.as_ref(), prefix)?;
+    let (per, per_vlan) = per(written.per.as_ref(), prefix)?;
     let rate = text("rate", written.rate.as_ref())?
         .ok_or("rate: it is missing; it is a rate such as \"10Mbit\" or \"1000pps\"")?;
     let (rate, unit) = units::rate(&rate)?;
@@ -128,19 +132,20 @@ fn limit(written: &Written, prefix: (IpAddr, u8)) -> Result<Limit, String> {
         None => (rate / 10).max(if unit == Unit::Bytes { 9_216 } else { 8 }),
     };
     let meter = Meter::new(rate, burst).map_err(|error| format!("rate and burst: {error}"))?;
-    Ok(Limit { prefix, side, per, unit, meter })
+    Ok(Limit { prefix, side, per, per_vlan, unit, meter })
 }
 
-/// How many bits of an address name its bucket.
-fn per(written: Option<&Value>, (address, length): (IpAddr, u8)) -> Result<u8, String> {
+/// How many bits of an address name its bucket, and whether its VLANs do, too.
+fn per(written: Option<&Value>, (address, length): (IpAddr, u8)) -> Result<(u8, bool), String> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
-    let per = match written {
-        None => bits,
-        Some(Value::String(text)) if text == "address" => bits,
-        Some(Value::String(text)) if text == "prefix" => length,
+    let (per, vlan) = match written {
+        None => (bits, false),
+        Some(Value::String(text)) if text == "address" => (bits, false),
+        Some(Value::String(text)) if text == "prefix" => (length, false),
         Some(table @ Value::Object(_)) => {
-            let lengths = Lengths::deserialize(table).map_err(|e| format!("per: {e}"))?;
-            if address.is_ipv4() { lengths.v4 } else { lengths.v6 }.unwrap_or(bits)
+            let Groups { v4, v6, vlan } =
+                Groups::deserialize(table).map_err(|e| format!("per: {e}"))?;
+            (if address.is_ipv4() { v4 } else { v6 }.unwrap_or(bits), vlan)
         }
         Some(other) => {
             return Err(format!(
@@ -151,43 +156,7 @@ fn per(written: Option<&Value>, (address, length): (IpAddr, u8)) -> Result<u8, S
     if !(length..=bits).contains(&per) {
         return Err(format!("per: {per} is not from {length}, the prefix's length, to {bits}"));
     }
-    Ok(per)
-}
-
-/// A prefix such as `10.0.0.0/8`, or an address alone.
-fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
-    let wrong = || {
-        format!(
-            "prefix: \"{text}\" is not a prefix such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an \
-             address"
-        )
-    };
-    let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let bits = if address.is_ipv4() { 32_u8 } else { 128 };
-    let length = match length {
-        None => bits,
-        Some(length) => decimal(length).filter(|l| *l <= bits).ok_or_else(wrong)?,
-    };
-    let first = first(address, length);
-    if first != address {
-        return Err(format!("prefix: {text} has bits set after its length: use {first}/{length}"));
-    }
-    Ok((address, length))
-}
-
-/// The lowest address of the prefix.
-fn first(address: IpAddr, length: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(a) => {
-            let rest = u32::MAX.checked_shr(length.into()).unwrap_or(0);
-            IpAddr::from((a.to_bits() & !rest).to_be_bytes())
-        }
-        IpAddr::V6(a) => {
-            let rest = u128::MAX.checked_shr(length.into()).unwrap_or(0);
-            IpAddr::from((a.to_bits() & !rest).to_be_bytes())
-        }
-    }
+    Ok((per, vlan))
 }
 
 #[cfg(test)]
@@ -228,8 +197,8 @@ mod tests {
         let cases = [
             (json!({ "rate": "1Mbit" }), "prefix: it is missing"),
             (json!({ "prefix": "10.0.0.0/8" }), "rate: it is missing"),
-            (json!({ "prefix": "10.0.0.1/8", "rate": "1Mbit" }), "use 10.0.0.0/8"),
-            (json!({ "prefix": "10.0.0.0/33", "rate": "1Mbit" }), "is not a prefix"),
+            (json!({ "prefix": "10.0.0.1/8", "rate": "1Mbit" }), "use \"10.0.0.0/8\""),
+            (json!({ "prefix": "10.0.0.0/33", "rate": "1Mbit" }), "its length is 0 to 32"),
             (json!({ "prefix": true, "rate": "1Mbit" }), "prefix: true is neither"),
             (json!({ "prefix": "::/0", "rate": 10 }), "rate: \"10\" is not a rate such as"),
             (json!({ "prefix": "::/0", "rate": "1pps", "burst": "1KiB" }), "different things"),

@@ -1,5 +1,6 @@
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
+use weir_sdk::testing::frames::{datagram, tagged};
 use weir_sdk::testing::{Frame, Harness, Options};
 
 use super::*;
@@ -11,9 +12,7 @@ fn limiter(config: &str) -> Harness<RateLimit> {
 }
 
 fn udp(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
-    step.udp(1, 2).write(&mut frame, &[0; 72]).unwrap();
+    let frame = datagram((from, 1), (to, 2), &[0; 72]);
     assert_eq!(frame.len(), 14 + 100);
     frame
 }
@@ -36,6 +35,32 @@ fn each_address_has_its_bucket_and_it_fills_again() {
     assert_eq!(passed(&mut limiter, 20, &a), 5, "no more than the burst");
     assert_eq!(passed(&mut limiter, 20, &udp([11, 0, 0, 1], [9; 4])), 20, "no rule");
     assert_eq!(limiter.counter("limited"), 15 + 15 + 18 + 15);
+}
+
+#[test]
+fn a_rule_may_tell_vlans_apart() {
+    let limiter_per = |per: &str| {
+        limiter(&format!(
+            r#"{{"rules": [{{"prefix": "10.0.0.0/8", "rate": "1pps", "burst": "5 packets", "per": {per}}},
+                          {{"prefix": "::/0", "rate": "1pps", "burst": "5 packets", "per": {per}}}]}}"#
+        ))
+    };
+    let (a, b) = (udp([10, 0, 0, 1], [9; 4]), udp([10, 0, 0, 2], [9; 4]));
+    let six = [&[2; 12][..], &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 59, 64], &[1; 32]].concat();
+    let mut each = limiter_per(r#"{"vlan": true}"#);
+    for frame in [&a, &b, &six] {
+        for vlans in [&[][..], &[10], &[11], &[100, 10]] {
+            assert_eq!(passed(&mut each, 20, &tagged(frame, vlans)), 5, "{vlans:?}");
+        }
+    }
+    let mut subscribers = limiter_per(r#"{"v4": 8, "v6": 0, "vlan": true}"#);
+    assert_eq!(passed(&mut subscribers, 3, &tagged(&a, &[10])), 3);
+    assert_eq!(passed(&mut subscribers, 20, &tagged(&b, &[10])), 2, "all of a VLAN share one");
+    assert_eq!(passed(&mut subscribers, 20, &tagged(&b, &[11])), 5);
+    // Without that, who chooses tags gets no more.
+    let mut addresses = limiter_per(r#""address""#);
+    assert_eq!(passed(&mut addresses, 3, &tagged(&a, &[10])), 3);
+    assert_eq!(passed(&mut addresses, 20, &tagged(&a, &[11])), 2);
 }
 
 #[test]
