@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use serde::Deserialize;
-use weir_sdk::config::{decimal, mac};
+use weir_sdk::config::{mac, prefix};
 use weir_sdk::lpm::Lpm;
 use weir_sdk::prelude::Setup;
 
@@ -35,6 +35,9 @@ pub struct Config {
     /// ICMP errors in a second, at most; 0 for none at all.
     #[serde(default = "icmp_errors_per_second")]
     pub icmp_errors_per_second: u32,
+    /// Of these, in answer to one sender, at most; a tenth if left out.
+    #[serde(default)]
+    pub icmp_errors_per_source: Option<u32>,
 }
 
 /// As Linux has it (`icmp_msgs_per_sec`).
@@ -72,7 +75,7 @@ pub struct NeighbourConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteConfig {
-    /// `"ADDRESS/LENGTH"`.
+    /// `"ADDRESS/LENGTH"`, or an address.
     pub prefix: String,
     /// As [`HopConfig::via`].
     #[serde(default, alias = "next-hop")]
@@ -163,7 +166,29 @@ struct Compiler<'a> {
     v6: Vec<(u128, u8, u32)>,
 }
 
+/// ICMP errors in a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ErrorRates {
+    /// To all together; 0 for none at all.
+    pub(crate) all: u32,
+    /// To one sender, at least 1.
+    pub(crate) source: u32,
+}
+
 impl Config {
+    /// How many ICMP errors may be sent.
+    pub(crate) fn error_rates(&self) -> Result<ErrorRates, String> {
+        let all = self.icmp_errors_per_second;
+        let source = self.icmp_errors_per_source.unwrap_or((all / 10).max(1));
+        if source == 0 {
+            return Err(
+                "config: icmp-errors-per-source: 0; allowed are 1 and more (for no errors at all, icmp-errors-per-second = 0)"
+                    .to_owned(),
+            );
+        }
+        Ok(ErrorRates { all, source })
+    }
+
     /// Resolves names, neighbours and ports, and builds the tables. Of two routes with the same prefix the later one
     /// counts; `routes` come after `table`, and both after `neighbours`.
     pub(crate) fn compile(&self, setup: &Setup) -> Result<Routes, String> {
@@ -187,17 +212,17 @@ impl Config {
             let place = compiler.hop(hop).map_err(|e| format!("config: hops.{name}: {e}"))?;
             names.insert(name.as_str(), place);
         }
-        for (n, (prefix, hop)) in self.table.iter().enumerate() {
+        for (n, (text, hop)) in self.table.iter().enumerate() {
             let place = names.get(hop.as_str()).copied();
             let added = place.ok_or_else(|| format!("there is no hop {hop:?} in hops"));
             added
-                .and_then(|place| compiler.route(parse_prefix(prefix)?, place))
+                .and_then(|place| compiler.route(prefix(text)?, place))
                 .map_err(|e| format!("config: table[{n}]: {e}"))?;
         }
         for (n, route) in self.routes.iter().enumerate() {
             let place = compiler.hop(&route.clone().into());
             place
-                .and_then(|place| compiler.route(parse_prefix(&route.prefix)?, place))
+                .and_then(|place| compiler.route(prefix(&route.prefix)?, place))
                 .map_err(|e| format!("config: routes[{n}]: {e}"))?;
         }
         compiler.finish()
@@ -295,24 +320,6 @@ impl<'a> Compiler<'a> {
             v6: Lpm::build(self.v6).map_err(built)?,
         })
     }
-}
-
-fn parse_prefix(text: &str) -> Result<(IpAddr, u8), String> {
-    let wrong = || format!("{text:?} is no prefix; expected is ADDRESS/LENGTH");
-    let (address, length) = text.split_once('/').ok_or_else(wrong)?;
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let length: u8 = decimal(length).ok_or_else(wrong)?;
-    let (most, free) = match address {
-        IpAddr::V4(v4) => (32, u32::from(v4).trailing_zeros().min(32)),
-        IpAddr::V6(v6) => (128, u128::from(v6).trailing_zeros().min(128)),
-    };
-    if length > most {
-        return Err(format!("{text:?}: the length is above {most}"));
-    }
-    if u32::from(most - length) > free {
-        return Err(format!("{text:?}: the address has bits set behind the first {length}"));
-    }
-    Ok((address, length))
 }
 
 /// A MAC of one station: a frame for a group has more than one receiver, and none comes from one.

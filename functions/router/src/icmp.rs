@@ -4,11 +4,13 @@
 
 use std::net::IpAddr;
 
+use weir_sdk::bucket::{Buckets, Rate};
 use weir_sdk::checksum;
+use weir_sdk::flow::Hasher;
 use weir_sdk::parse::{protocol, quoted};
 use weir_sdk::prelude::*;
 
-use crate::config::Address;
+use crate::config::{Address, ErrorRates};
 use crate::forward::ETHERNET;
 
 /// What an error says: type, code and the word behind the checksum.
@@ -28,6 +30,10 @@ const IPV6: usize = 40;
 const SECOND: u64 = 1_000_000_000;
 /// Errors at once after a silence, as Linux has it (`icmp_msgs_burst`).
 pub(crate) const BURST: u64 = 50;
+/// Of these, to one sender at least: a traceroute sends three probes for each router, and more than one may run.
+pub(crate) const BURST_OF_SOURCE: u64 = 10;
+/// Senders whose latest errors are remembered.
+const SOURCES: usize = 4096;
 
 impl Problem {
     /// Whether the sender learns from it how large packets may be (RFC 1191, RFC 8201): without that, whole connections stand still.
@@ -40,8 +46,9 @@ impl Problem {
 #[derive(Debug)]
 pub(crate) struct Errors {
     /// For what is too big: a flood of others takes nothing of it.
-    too_big: Bucket,
-    others: Bucket,
+    too_big: Limit,
+    others: Limit,
+    hasher: Hasher,
     /// Of the next IPv4 packet.
     identification: u16,
     sent: host::Counter,
@@ -49,15 +56,15 @@ pub(crate) struct Errors {
 }
 
 impl Errors {
-    pub(crate) fn new(per_second: u32) -> Self {
-        let bucket = Bucket::new(per_second);
-        Self {
-            too_big: bucket,
-            others: bucket,
+    pub(crate) fn new(seed: u64, rates: ErrorRates) -> Result<Self, String> {
+        Ok(Self {
+            too_big: Limit::new(rates)?,
+            others: Limit::new(rates)?,
+            hasher: Hasher::new(seed),
             identification: 1,
             sent: host::counter("icmp_sent"),
             suppressed: host::counter("icmp_suppressed"),
-        }
+        })
     }
 
     /// Tells the sender of the IP packet at `l3` of a packet, from the address on the port that it came in by.
@@ -77,8 +84,9 @@ impl Errors {
         let own = || addresses.iter().filter(|address| address.ip.is_ipv4() == v4);
         let source = own().find(|a| a.port == Some(port)).or_else(|| own().next());
         let Some(source) = source else { return };
-        let bucket = if problem.is_too_big() { &mut self.too_big } else { &mut self.others };
-        if !bucket.allowed(now) {
+        let sender = self.hasher.hash(&sender(frame, l3, v4));
+        let limit = if problem.is_too_big() { &mut self.too_big } else { &mut self.others };
+        if !limit.allows(sender, now) {
             self.suppressed.add(1);
             return;
         }
@@ -93,6 +101,50 @@ impl Errors {
             Ok(()) => self.sent.add(1),
             Err(_) => self.suppressed.add(1),
         }
+    }
+}
+
+/// Who is told about the packet at `l3`. Who has an IPv6 address has all that share its first 64 bits (RFC 4291, section 2.5.4).
+fn sender(frame: &[u8], l3: usize, v4: bool) -> [u8; 8] {
+    let mut sender = [0; 8];
+    if v4 {
+        sender[..4].copy_from_slice(&frame[l3 + 12..l3 + 16]);
+    } else {
+        sender.copy_from_slice(&frame[l3 + 8..l3 + 16]);
+    }
+    sender
+}
+
+/// How many errors of a kind may be sent: to each sender, and of that to all, so that one does not use up the others' (RFC 4443,
+/// section 2.4 (f)).
+#[derive(Debug)]
+struct Limit {
+    sources: Buckets,
+    of_source: Rate,
+    all: Bucket,
+}
+
+impl Limit {
+    fn new(rates: ErrorRates) -> Result<Self, String> {
+        let (all, source) = (u64::from(rates.all).max(1), u64::from(rates.source));
+        let interval = (SECOND / source).max(1);
+        let burst = (BURST * source / all).clamp(BURST_OF_SOURCE, BURST);
+        Ok(Self {
+            sources: Buckets::new(&mut StateRegion::heap(), SOURCES)?,
+            of_source: Rate { interval, burst },
+            all: Bucket::new(rates.all),
+        })
+    }
+
+    /// Whether a sender, by its hash, is told; then it is counted.
+    fn allows(&mut self, sender: u64, now: u64) -> bool {
+        let place = self.sources.place(sender, now);
+        let answer = self.sources.ask(place, self.of_source, now);
+        let allowed = answer.allowed && self.all.allowed(now);
+        if allowed {
+            self.sources.take(place, answer, now);
+        }
+        allowed
     }
 }
 

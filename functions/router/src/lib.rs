@@ -61,7 +61,7 @@ impl Function for Router {
     fn configure(setup: Setup, config: Config) -> Result<Self, String> {
         Ok(Self {
             routes: config.compile(&setup)?,
-            errors: Errors::new(config.icmp_errors_per_second),
+            errors: Errors::new(setup.seed, config.error_rates()?)?,
             forwarded: host::counter("forwarded"),
             local: host::counter("local"),
             found: [UNSEEN; BURST_MAX],

@@ -4,7 +4,7 @@ use weir_sdk::checksum;
 use weir_sdk::testing::{Frame, Harness, Options, Outcome};
 
 use super::*;
-use crate::icmp::BURST as ERRORS_BURST;
+use crate::icmp::{BURST as ERRORS_BURST, BURST_OF_SOURCE};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -134,7 +134,7 @@ fn errors_are_limited_in_rate_and_never_about_errors() {
     for _ in 0..200 {
         router.run(udp([8, 8, 8, 8], 9, 20));
     }
-    assert_eq!(router.sent().len() as u64, ERRORS_BURST);
+    assert_eq!(router.sent().len() as u64, BURST_OF_SOURCE);
     router.advance(SECOND / 10);
     router.run(udp([8, 8, 8, 8], 9, 20));
     assert_eq!(router.sent().len(), 1);
@@ -167,7 +167,83 @@ fn a_flood_of_what_expires_leaves_path_mtu_discovery_alone() {
     for _ in 0..200 {
         router.run(udp6("2001:db8:1::1", 9, 1600));
     }
+    assert_eq!(router.sent().len() as u64, BURST_OF_SOURCE);
+}
+
+/// The same from somebody else, with right checksums.
+fn from(mut frame: Vec<u8>, last: u8) -> Vec<u8> {
+    frame[29] = last;
+    frame[24..26].fill(0);
+    let sum = checksum::internet(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// RFC 4443, section 2.4 (f): whether it floods with what expires, has no route or is too big.
+#[test]
+fn who_floods_takes_errors_from_nobody_else() {
+    for (to, ttl, payload) in
+        [([198, 51, 7, 7], 1, 20), ([8, 8, 8, 8], 9, 20), ([198, 51, 7, 7], 9, 1500)]
+    {
+        let mut router = router();
+        let (mut told, mut flooder) = (0, 0);
+        for n in 0..1000 {
+            router.advance(SECOND / 1000);
+            for _ in 0..20 {
+                router.run(udp(to, ttl, payload));
+            }
+            flooder += router.sent().len();
+            if n % 20 == 0 {
+                router.run(from(udp(to, ttl, payload), 8));
+                told += router.sent().len();
+            }
+        }
+        assert_eq!(told, 50, "of 50");
+        assert!((100..=110).contains(&flooder), "{flooder}");
+    }
+}
+
+#[test]
+fn all_together_have_a_limit() {
+    let mut router = router();
+    for last in 0..200 {
+        router.run(from(udp([8, 8, 8, 8], 9, 20), last));
+    }
     assert_eq!(router.sent().len() as u64, ERRORS_BURST);
+    assert_eq!(router.counter("icmp_suppressed"), 200 - ERRORS_BURST);
+    // An IPv6 sender has all addresses of its network.
+    for last in 0..200 {
+        let mut frame = udp6("2001:db8:1::1", 9, 1600);
+        frame[37] = last;
+        router.run(frame);
+    }
+    assert_eq!(router.sent().len() as u64, BURST_OF_SOURCE);
+}
+
+#[test]
+fn errors_to_a_source_may_be_set() {
+    let with = |keys: &str| CONFIG.replacen('{', &format!("{{{keys},"), 1);
+    let text = Harness::<Router>::new(with("\"icmp-errors-per-source\": 0")).unwrap_err();
+    assert!(text.contains("icmp-errors-per-source: 0; allowed are 1"), "{text}");
+    let mut router: Harness<Router> = Harness::new(with("\"icmp-errors-per-source\": 2")).unwrap();
+    for _ in 0..100 {
+        router.run(udp([8, 8, 8, 8], 9, 20));
+    }
+    assert_eq!(router.sent().len() as u64, BURST_OF_SOURCE);
+    router.advance(3 * SECOND);
+    for _ in 0..100 {
+        router.run(udp([8, 8, 8, 8], 9, 20));
+    }
+    assert_eq!(router.sent().len(), 6);
+    let mut alone: Harness<Router> =
+        Harness::new(with("\"icmp-errors-per-source\": 1000")).unwrap();
+    for _ in 0..100 {
+        alone.run(udp([8, 8, 8, 8], 9, 20));
+    }
+    assert_eq!(alone.sent().len() as u64, ERRORS_BURST);
+    let mut silent: Harness<Router> = Harness::new(with("\"icmp-errors-per-second\": 0")).unwrap();
+    silent.run(udp([8, 8, 8, 8], 9, 20));
+    assert!(silent.sent().is_empty());
 }
 
 /// RFC 4443, section 3.2: a sender is told whatever it has behind IP's header.
@@ -380,11 +456,15 @@ fn mistakes_are_named() {
     let refused =
         |from: &str, to: &str| Harness::<Router>::new(CONFIG.replacen(from, to, 1)).unwrap_err();
     for (from, to, error) in [
-        ("198.51.0.0/16", "198.51.0.0/33", "table[0]: \"198.51.0.0/33\": the length is above 32"),
+        (
+            "198.51.0.0/16",
+            "198.51.0.0/33",
+            "table[0]: \"198.51.0.0/33\" is no prefix: its length is 0 to 32",
+        ),
         (
             "198.51.0.0/16",
             "198.51.0.0/15",
-            "table[0]: \"198.51.0.0/15\": the address has bits set behind the first 15",
+            "table[0]: \"198.51.0.0/15\" has bits set behind its length: use \"198.50.0.0/15\"",
         ),
         ("\"core\"]", "\"nowhere\"]", "there is no hop \"nowhere\""),
         (

@@ -147,7 +147,7 @@ fn as_linux_does() {
     task["routes"] = routes.iter().map(|route| json!(route)).collect();
     let answer = kernel(&task);
 
-    let mut config = json!({"icmp-errors-per-second": 1_000_000, "addresses": [], "neighbours": [], "routes": []});
+    let mut config = json!({"icmp-errors-per-second": 1_000_000, "icmp-errors-per-source": 1_000_000, "addresses": [], "neighbours": [], "routes": []});
     let list = |config: &mut Value, key: &str, value: Value| {
         config[key].as_array_mut().unwrap().push(value);
     };

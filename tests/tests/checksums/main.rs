@@ -16,6 +16,7 @@ const NAT: &str = r#"{"external": ["203.0.113.1"], "internal": ["10.0.0.0/8"]}"#
 
 const ROUTER: &str = r#"{
     "icmp-errors-per-second": 1000000,
+    "icmp-errors-per-source": 1000000,
     "addresses": [
         {"ip": "10.0.0.1", "mac": "02:00:00:00:10:00", "port": "in"},
         {"ip": "2001:db8:1::ffff", "mac": "02:00:00:00:10:00", "port": "in"},
