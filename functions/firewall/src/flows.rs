@@ -7,7 +7,7 @@ use weir_sdk::parse::protocol;
 use weir_sdk::region::{Probe, StateArray, StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::track::{Clock, Life, Side, Stage, Step, midway, opens, plain, sane};
+use crate::track::{Clock, Life, Side, Stage, Step, acknowledges, midway, opens, plain, sane};
 
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
@@ -23,6 +23,8 @@ struct Entry {
     swapped: u8,
     /// 1 when it goes to the kernel's stack.
     inspected: u8,
+    /// TCP: what each side, by its number, has acknowledged last: the sequence number that it expects.
+    expected: [u32; 2],
 }
 
 /// A packet as far as flows are concerned.
@@ -33,6 +35,25 @@ pub(crate) struct Sight<K> {
     pub(crate) swapped: bool,
     pub(crate) protocol: u8,
     pub(crate) flags: u8,
+}
+
+/// Of a TCP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    sequence: u32,
+    acknowledged: u32,
+}
+
+impl Numbers {
+    /// Of the whole header at `l4`.
+    #[inline(always)]
+    pub(crate) fn of(frame: &[u8], l4: usize) -> Self {
+        let number = |at: usize| {
+            let bytes = frame.get(at..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
+        };
+        Self { sequence: number(l4 + 4), acknowledged: number(l4 + 8) }
+    }
 }
 
 /// What the table says about a packet.
@@ -75,11 +96,12 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         self.map.look_ahead(probes);
     }
 
-    /// Looks a packet up and moves its flow on.
+    /// Looks a packet up and moves its flow on. `numbers` are asked of TCP segments only.
     #[inline(always)]
     pub(crate) fn see(
         &mut self,
         sight: &Sight<K>,
+        numbers: impl FnOnce() -> Numbers,
         probe: Probe,
         now: u32,
         clock: &Clock,
@@ -102,16 +124,33 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
             let step = if !tcp {
                 life.datagram(side);
                 Step::Pass
-            } else if stage == Stage::Established && plain(sight.flags) {
-                Step::Pass
             } else {
-                life.segment(side, sight.flags)
+                let numbers = numbers();
+                if stage == Stage::Established && plain(sight.flags) {
+                    entry.expected[side as usize] = numbers.acknowledged;
+                    Step::Pass
+                } else if life.doubts(
+                    sight.flags,
+                    numbers.sequence,
+                    entry.expected[1 - side as usize],
+                ) {
+                    Step::Doubtful
+                } else {
+                    if acknowledges(sight.flags) {
+                        entry.expected[side as usize] = numbers.acknowledged;
+                    }
+                    life.segment(side, sight.flags)
+                }
             };
             match step {
-                Step::Pass => {
+                Step::Pass | Step::Doubtful => {
                     entry.stage = life.stage as u8;
                     entry.marks = life.marks;
-                    entry.deadline = clock.deadline(now, life.stage);
+                    entry.deadline = if step == Step::Pass {
+                        clock.deadline(now, life.stage)
+                    } else {
+                        clock.doubted(now, entry.deadline)
+                    };
                     let up = entry.inspected == 1 && side == Side::Originator;
                     return if up { Known::Inspect } else { Known::Pass };
                 }
@@ -152,6 +191,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
             marks: life.marks,
             swapped: sight.swapped.into(),
             inspected: inspected.into(),
+            expected: [0; 2],
         };
         if self.map.insert(hash, sight.key, entry).is_ok() {
             return true;

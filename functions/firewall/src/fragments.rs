@@ -3,7 +3,7 @@
 //! Owns: which packets' first fragments passed. Must not know: rules, flows.
 
 use weir_sdk::flow::Hasher;
-use weir_sdk::parse::{Addresses, Headers, vlans};
+use weir_sdk::parse::{Addresses, Headers};
 use weir_sdk::region::{StateMap, StateRegion};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -113,6 +113,6 @@ fn key(frame: &[u8], headers: &Headers) -> Option<Key> {
         Addresses::V6 { source, destination } => (source, destination, ANY),
     };
     let ([a, b], [c, d]) = (halves(source), halves(destination));
-    let protocol = protocol | vlans(frame) << 8;
+    let protocol = protocol | headers.vlans(frame) << 8;
     Some(Key { ends: [a, b, c, d], identification: fragment.identification, protocol })
 }

@@ -17,12 +17,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use weir_sdk::BURST_MAX;
 use weir_sdk::flow::{FlowV4, FlowV6, Hasher};
-use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol, vlans};
+use weir_sdk::parse::{Addresses, Headers, Plain, Unreadable, ethertype, parse, protocol};
 use weir_sdk::prelude::*;
 use weir_translate::is_icmp_error;
 
 use classifier::Fields;
-use flows::{Flows, Known, Sight};
+use flows::{Flows, Known, Numbers, Sight};
 use fragments::{Fragments, Later};
 use quotation::Quotation;
 use reject::{Budget, Rejected};
@@ -228,7 +228,10 @@ impl Function for Firewall {
         for i in 0..burst.len() {
             let (sight, probe) = (&burst_of.0[i], burst_of.1[i]);
             let known = match sight {
-                Some(sight) => self.v4.see(sight, probe, now, &self.clock, self.loose),
+                Some(sight) => {
+                    let numbers = || Numbers::of(burst.data(i), Plain::L4);
+                    self.v4.see(sight, numbers, probe, now, &self.clock, self.loose)
+                }
                 None => Known::New,
             };
             if known == Known::Pass {
@@ -333,12 +336,13 @@ impl Firewall {
             return self.discovery(&headers, fields, direction, nanos);
         }
         let sighted = self.sight(frame, &headers, message);
+        let numbers = || Numbers::of(frame, headers.l4);
         let known = match &sighted {
             Sighted::V4(sight, hash) => {
-                self.v4.see(sight, (*hash).into(), now, &self.clock, self.loose)
+                self.v4.see(sight, numbers, (*hash).into(), now, &self.clock, self.loose)
             }
             Sighted::V6(sight, hash) => {
-                self.v6.see(sight, (*hash).into(), now, &self.clock, self.loose)
+                self.v6.see(sight, numbers, (*hash).into(), now, &self.clock, self.loose)
             }
             Sighted::Alone => Known::New,
         };
@@ -362,7 +366,7 @@ impl Firewall {
         };
         let Some((from_port, to_port)) = ports else { return Sighted::Alone };
         let (protocol, flags) = (headers.protocol, headers.tcp_flags);
-        let vlans = vlans(frame);
+        let vlans = headers.vlans(frame);
         match headers.addresses {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));

@@ -25,7 +25,7 @@ impl Quotation {
             }
             _ => (quoted.source_port, quoted.destination_port),
         };
-        let vlans = parse::vlans(frame);
+        let vlans = error.vlans(frame);
         match (error.protocol, quoted.addresses) {
             (protocol::ICMP, Addresses::V4 { source, destination }) => {
                 let ends = ((source, from), (destination, to));

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weir_sdk::config::{decimal, text};
+use weir_sdk::config::{decimal, prefix, text};
 
 use crate::classifier::{Address, Area, Classifier, Fields, NO_RULE, Prefix};
 
@@ -309,30 +309,6 @@ impl Addresses {
     }
 }
 
-/// A prefix such as `10.0.0.0/8`, or an address alone.
-fn prefix(item: &str) -> Result<(IpAddr, u8), String> {
-    let wanted = "a prefix such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address";
-    let (address, length) = item.split_once('/').map_or((item, None), |(a, l)| (a, Some(l)));
-    let address: IpAddr = address.parse().map_err(|_| wanted)?;
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    let length = match length {
-        None => bits,
-        Some(length) => decimal(length)
-            .filter(|length| *length <= bits)
-            .ok_or_else(|| format!("{wanted}; the length is 0 to {bits}"))?,
-    };
-    let first = match address {
-        IpAddr::V4(a) => IpAddr::from(a.to_bits().fill(length, false).to_be_bytes()),
-        IpAddr::V6(a) => IpAddr::from(a.to_bits().fill(length, false).to_be_bytes()),
-    };
-    if first != address {
-        return Err(format!(
-            "a prefix, it has bits set after its length: use \"{first}/{length}\""
-        ));
-    }
-    Ok((address, length))
-}
-
 /// A protocol's name or number.
 fn protocol(item: &str) -> Result<Range, String> {
     match item {
@@ -342,7 +318,9 @@ fn protocol(item: &str) -> Result<Range, String> {
         "udp" => Ok(only(UDP)),
         "icmpv6" => Ok(only(ICMPV6)),
         number => decimal(number).map(only).ok_or_else(|| {
-            "\"tcp\", \"udp\", \"icmp\", \"icmpv6\", \"any\" or a number from 0 to 255".into()
+            format!(
+                "\"{item}\" is not \"tcp\", \"udp\", \"icmp\", \"icmpv6\", \"any\" or a number from 0 to 255"
+            )
         }),
     }
 }
@@ -353,7 +331,7 @@ fn range<const MAX: u16>(item: &str) -> Result<Range, String> {
     match (decimal::<u16>(low.trim()), decimal::<u16>(high.trim())) {
         (Some(low), Some(high)) if low <= high && high <= MAX => Ok((low, high)),
         _ => Err(format!(
-            "a number from 0 to {MAX}, a range such as \"1-{MAX}\", or a comma-separated list"
+            "\"{item}\" is not a number from 0 to {MAX}, a range such as \"1-{MAX}\", or a comma-separated list"
         )),
     }
 }
@@ -368,9 +346,7 @@ fn list<T>(
         return Ok(None);
     };
     text.split(',')
-        .map(|part| {
-            item(part.trim()).map_err(|wanted| format!("{key}: \"{part}\" is not {wanted}"))
-        })
+        .map(|part| item(part.trim()).map_err(|error| format!("{key}: {error}")))
         .collect::<Result<_, _>>()
         .map(Some)
 }
@@ -426,10 +402,10 @@ mod tests {
         let cases = [
             (json!({}), "rules[1]: action: it is missing; it is \"allow\""),
             (json!({ "action": "permit" }), "rules[1]: action: \"permit\" is not"),
-            (json!({ "action": "allow", "src": "10.0.0.1/8" }), "src: \"10.0.0.1/8\" is not"),
-            (json!({ "action": "allow", "dst": "10.0.0.0/33" }), "the length is 0 to 32"),
-            (json!({ "action": "allow", "dst": "::1/129" }), "the length is 0 to 128"),
-            (json!({ "action": "allow", "dst": "host" }), "a prefix such as"),
+            (json!({ "action": "allow", "src": "10.0.0.1/8" }), "src: \"10.0.0.1/8\" has bits set"),
+            (json!({ "action": "allow", "dst": "10.0.0.0/33" }), "its length is 0 to 32"),
+            (json!({ "action": "allow", "dst": "::1/129" }), "its length is 0 to 128"),
+            (json!({ "action": "allow", "dst": "host" }), "is no prefix such as"),
             (json!({ "action": "allow", "dst": [] }), "dst: [] is neither"),
             (json!({ "action": "allow", "dport": "70000" }), "dport: \"70000\" is not a number"),
             (json!({ "action": "allow", "dport": -1 }), "dport: \"-1\" is not"),

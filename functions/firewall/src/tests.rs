@@ -1,9 +1,11 @@
 use etherparse::{Icmpv4Type, PacketBuilder};
 use proptest::prelude::*;
+use weir_sdk::testing::frames::{datagram, ipv4, segment, tagged, tcp, udp};
 use weir_sdk::testing::{Frame, Harness, Options};
 
 use super::*;
 
+const SECOND: u64 = 1_000_000_000;
 const IN: [u8; 4] = [10, 0, 0, 2];
 const OUT: [u8; 4] = [192, 0, 2, 7];
 const RULES: &str = r#"{"default": "deny", "rules": [
@@ -18,30 +20,6 @@ fn firewall(config: &str) -> Harness<Firewall> {
     Harness::with(Options { state_bytes: 8 << 20, ..Options::default() }, config).unwrap()
 }
 
-fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str) -> Vec<u8> {
-    let mut step =
-        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, 7, 512);
-    for flag in flags.chars() {
-        step = match flag {
-            'S' => step.syn(),
-            'A' => step.ack(9),
-            'F' => step.fin(),
-            'R' => step.rst(),
-            _ => unreachable!(),
-        };
-    }
-    let mut frame = Vec::new();
-    step.write(&mut frame, b"data").unwrap();
-    frame
-}
-
-fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
-    step.udp(from.1, to.1).write(&mut frame, &[1; 64]).unwrap();
-    frame
-}
-
 fn out(fw: &mut Harness<Firewall>, frame: Vec<u8>) -> Verdict {
     fw.run(frame).verdict
 }
@@ -53,14 +31,6 @@ fn back(fw: &mut Harness<Firewall>, frame: Vec<u8>) -> Verdict {
 fn connect(fw: &mut Harness<Firewall>, a: ([u8; 4], u16), b: ([u8; 4], u16)) {
     let verdicts = [out(fw, tcp(a, b, "S")), back(fw, tcp(b, a, "SA")), out(fw, tcp(a, b, "A"))];
     assert_eq!(verdicts, [Verdict::Next; 3], "{a:?}");
-}
-
-/// A packet of any protocol, with this behind its header.
-fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let step = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
-    step.write(&mut frame, protocol.into(), payload).unwrap();
-    frame
 }
 
 fn ipv6(next: u8, from: [u8; 16], to: [u8; 16], payload: &[u8]) -> Vec<u8> {
@@ -116,7 +86,6 @@ fn an_inspected_flow_goes_to_the_kernel_and_its_answers_pass() {
 
 #[test]
 fn a_flow_is_forgotten_when_its_time_is_over() {
-    const SECOND: u64 = 1_000_000_000;
     let mut fw = firewall(RULES);
     let (a, b) = ((IN, 4000), (OUT, 53));
     assert_eq!(out(&mut fw, udp(a, b)), Verdict::Next);
@@ -204,7 +173,7 @@ fn errors_about_any_protocol_and_about_fragments_pass() {
 
 /// A piece of an IPv4 datagram.
 fn piece(id: u16, offset: u16, more: bool) -> Vec<u8> {
-    let mut frame = udp((IN, 4000), (OUT, 53));
+    let mut frame = datagram((IN, 4000), (OUT, 53), &[1; 64]);
     let word = (offset / 8) | if more { 0x2000 } else { 0 };
     frame[18..20].copy_from_slice(&id.to_be_bytes());
     frame[20..22].copy_from_slice(&word.to_be_bytes());
@@ -468,12 +437,6 @@ fn rules_that_name_types_decide_about_neighbour_discovery() {
     assert_eq!((fw.counter("denied"), fw.log().len()), (2, 2));
 }
 
-/// A frame with these tags.
-fn tagged(frame: &[u8], vlans: &[u16]) -> Vec<u8> {
-    let tags = vlans.iter().flat_map(|vlan| [0x81, 0, (vlan >> 8) as u8, *vlan as u8]);
-    frame[..12].iter().copied().chain(tags).chain(frame[12..].to_vec()).collect()
-}
-
 #[test]
 fn a_flow_of_one_vlan_is_none_of_another() {
     let mut fw = firewall(RULES);
@@ -499,22 +462,65 @@ fn a_flow_of_one_vlan_is_none_of_another() {
     assert_eq!(out(&mut fw, later(10)), Verdict::Next);
 }
 
-/// What a blind sender of one RST may do.
+/// By somebody who sees the connection, or by chance.
 #[test]
 fn an_idle_connection_outlives_a_reset_that_nobody_heeds() {
-    const SECOND: u64 = 1_000_000_000;
     let (a, b) = ((IN, 4000), (OUT, 443));
     let mut fw = firewall(RULES);
     connect(&mut fw, a, b);
-    back(&mut fw, tcp(b, a, "R"));
+    back(&mut fw, segment(b, a, "R", (9, 0), b""));
     fw.advance(200 * SECOND);
     assert_eq!(out(&mut fw, tcp(a, b, "A")), Verdict::Next);
     assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next);
     fw.advance(20_000 * SECOND);
     assert_eq!(back(&mut fw, tcp(b, a, "A")), Verdict::Next, "it is open");
-    back(&mut fw, tcp(b, a, "R"));
+    back(&mut fw, segment(b, a, "R", (9, 0), b""));
     fw.advance(241 * SECOND);
     assert_eq!(out(&mut fw, tcp(a, b, "A")), INVALID);
+}
+
+/// Who does not see a connection does not know what is expected next (RFC 5961, section 3).
+#[test]
+fn a_reset_with_another_number_leaves_a_connection_open() {
+    let (a, b) = ((IN, 4000), (OUT, 443));
+    for tags in [&[][..], &[10]] {
+        let mut fw = firewall(RULES);
+        let open = |fw: &mut Harness<Firewall>| {
+            out(fw, tagged(&tcp(a, b, "S"), tags));
+            back(fw, tagged(&segment(b, a, "SA", (1000, 8), b""), tags));
+            out(fw, tagged(&segment(a, b, "A", (8, 1001), b""), tags));
+            back(fw, tagged(&segment(b, a, "PA", (1001, 8), b"hello"), tags));
+            out(fw, tagged(&segment(a, b, "PA", (8, 1006), b"hi"), tags))
+        };
+        assert_eq!(open(&mut fw), Verdict::Next);
+        for sequence in [0, 1001, 1005, 1007, 1006 + (1 << 31)] {
+            for flags in ["R", "RA"] {
+                let forged = segment(b, a, flags, (sequence, 8), b"");
+                assert_eq!(back(&mut fw, tagged(&forged, tags)), Verdict::Next, "it may be right");
+            }
+        }
+        fw.advance(7200 * SECOND);
+        let alive = segment(a, b, "A", (9, 1006), b"");
+        assert_eq!(out(&mut fw, tagged(&alive, tags)), Verdict::Next);
+        // Who has no other packet after it is forgotten, if later.
+        fw.advance(400_000 * SECOND);
+        assert_eq!(out(&mut fw, tagged(&alive, tags)), Verdict::Next, "as long as before");
+        back(&mut fw, tagged(&segment(b, a, "R", (1007, 0), b""), tags));
+        fw.advance(7441 * SECOND);
+        assert_eq!(out(&mut fw, tagged(&alive, tags)), INVALID);
+        // The number that is expected ends it, from either side.
+        for (from, to, sequence) in [(b, a, 1006), (a, b, 8)] {
+            open(&mut fw);
+            let reset = tagged(&segment(from, to, "R", (sequence, 0), b""), tags);
+            if from == b {
+                back(&mut fw, reset)
+            } else {
+                out(&mut fw, reset)
+            };
+            fw.advance(241 * SECOND);
+            assert_eq!(out(&mut fw, tagged(&alive, tags)), INVALID);
+        }
+    }
 }
 
 #[test]
@@ -550,7 +556,6 @@ fn flows_outlive_the_instance() {
 
 #[test]
 fn shorter_timeouts_end_no_connection_that_goes_on() {
-    const SECOND: u64 = 1_000_000_000;
     let config = |seconds: u32| {
         let changed = format!(r#"{{"max-flows": 64, "state": {{"tcp-established": {seconds}}}, "#);
         RULES.replacen('{', &changed, 1)

@@ -3,7 +3,7 @@
 //! Owns: the stages of a flow and their timeouts. Must not know: packets' bytes, tables, rules.
 //!
 //! The TCP stages are those of RFC 9293 section 3.3.2 as a bystander sees them, the timeouts Linux
-//! conntrack's (nf_conntrack sysctl documentation). Sequence numbers are not followed.
+//! conntrack's (nf_conntrack sysctl documentation). Of sequence numbers only those of RSTs are judged.
 
 use serde::Deserialize;
 
@@ -116,6 +116,9 @@ impl Default for Timeouts {
 
 /// Longest timeout, in seconds: a year.
 const LONGEST: u32 = 31_536_000;
+/// Seconds without another packet after a doubtful RST: what RFC 5382 (REQ-5) grants a connection, longer than hosts let one be silent
+/// that they keep alive (RFC 9293, section 3.8.4: two hours).
+const DOUBTED: u32 = 7440;
 /// A tick is 2^27 ns, about 0.13 s.
 const TICK_BITS: u32 = 27;
 
@@ -162,6 +165,11 @@ impl Clock {
     /// When a flow that is in this stage now is forgotten.
     pub(crate) fn deadline(&self, now: u32, stage: Stage) -> u32 {
         now.wrapping_add(self.ticks[stage as usize])
+    }
+
+    /// The deadline of a flow after an RST that need not be its sender's. There are receivers that heed it.
+    pub(crate) fn doubted(&self, now: u32, deadline: u32) -> u32 {
+        now.wrapping_add(timeout(DOUBTED).min(deadline.wrapping_sub(now)))
     }
 
     /// A deadline that lies ahead, or the latest that a flow in this stage may have.
@@ -218,6 +226,8 @@ pub(crate) enum Step {
     Invalid,
     /// The beginning of another flow with the same addresses and ports: the rules must decide.
     Again,
+    /// An RST that need not be its sender's: it passes, and the flow stays where it is.
+    Doubtful,
 }
 
 /// True for combinations of flags that a sane sender can make. Scanners and evasion tools send others.
@@ -235,6 +245,11 @@ pub(crate) fn opens(flags: u8) -> bool {
 /// True for a packet in the middle of a connection, from which `loose` starts a flow.
 pub(crate) fn midway(flags: u8) -> bool {
     flags & (SYN | ACK | RST) == ACK
+}
+
+/// True for a segment whose acknowledgement number its sender means. (That of an RST nobody answers.)
+pub(crate) fn acknowledges(flags: u8) -> bool {
+    flags & (ACK | RST) == ACK
 }
 
 /// True for the common packet that changes no stage once a connection is open.
@@ -280,6 +295,13 @@ impl Life {
             }
         }
         Step::Pass
+    }
+
+    /// True for an RST of an open connection with another sequence number than the one that its receiver expects. (RFC 5961, section
+    /// 3.2: a receiver then asks its sender, who answers with the right one, if he meant it.)
+    pub(crate) fn doubts(self, flags: u8, sequence: u32, expected: u32) -> bool {
+        let open = matches!(self.stage, Stage::Established | Stage::FinWait | Stage::Reset);
+        flags & RST != 0 && open && sequence != expected
     }
 
     fn reset(&mut self, side: Side) -> Step {
