@@ -4,19 +4,19 @@
 //! claims. Fields that carry claims to the upstream are always taken off the client's request first.
 
 mod cache;
+mod config;
 mod keys;
 mod token;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
-use weir_sdk::config::{check_path, is_hop_field, is_token, not_empty};
 use weir_sdk::message::prelude::*;
 
 use cache::Cache;
-use keys::{KEYS_MAX, Key, KeyConfig};
+pub use config::Config;
+use config::JwksConfig;
+use keys::Key;
 use token::{Checks, Invalid};
 
 #[cfg(test)]
@@ -25,89 +25,12 @@ mod tests;
 weir_sdk::export_message!(Auth);
 
 const SECOND: u64 = 1_000_000_000;
-/// Fields that the gateway, or this function, reads or makes, beside those of one hop: a claim there would be taken for
-/// something else.
-const NOT_FOR_CLAIMS: [&str; 3] = ["authorization", "content-length", "cookie"];
 /// How long an answer with keys may take.
 const FETCH: Duration = Duration::from_secs(5);
 /// How long a request waits before it looks again whether another one has fetched the keys.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Shortest time between two fetches because of unknown keys or failures, in nanoseconds.
 const FETCH_EVERY: u64 = 10 * SECOND;
-
-/// `[function.config]` of `auth-jwt`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Config {
-    #[serde(default)]
-    keys: Vec<KeyConfig>,
-    jwks: Option<JwksConfig>,
-    #[serde(default, deserialize_with = "not_empty")]
-    issuers: Vec<String>,
-    #[serde(default, deserialize_with = "not_empty")]
-    audiences: Vec<String>,
-    #[serde(default = "required")]
-    required: Vec<String>,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default = "leeway")]
-    leeway: u64,
-    /// Take the token from this cookie if there is no `authorization`.
-    cookie: Option<String>,
-    /// Claims, and the fields that they go on in.
-    #[serde(default)]
-    claims: BTreeMap<String, String>,
-    /// The upstream sees the token.
-    #[serde(default = "yes")]
-    forward: bool,
-    /// Requests without any token pass, too.
-    #[serde(default)]
-    optional: bool,
-    /// Paths that need no token.
-    #[serde(default)]
-    public: Vec<String>,
-    /// Browsers' questions whether a page of another origin may ask pass without a token, which they never have.
-    #[serde(default)]
-    bypass_cors_preflight: bool,
-    #[serde(default = "realm")]
-    realm: String,
-    /// Verified tokens that are remembered.
-    #[serde(default = "tokens")]
-    cache: usize,
-}
-
-/// Where a set of keys is fetched.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JwksConfig {
-    upstream: String,
-    authority: String,
-    path: String,
-    /// Whose keys they are.
-    issuer: Option<String>,
-    /// Seconds after which it is fetched again.
-    #[serde(default = "refresh")]
-    refresh: u64,
-}
-
-fn required() -> Vec<String> {
-    vec!["exp".into()]
-}
-fn realm() -> String {
-    "weir".into()
-}
-const fn leeway() -> u64 {
-    30
-}
-const fn tokens() -> usize {
-    4096
-}
-const fn refresh() -> u64 {
-    600
-}
-const fn yes() -> bool {
-    true
-}
 
 /// The function.
 #[derive(Debug)]
@@ -145,6 +68,19 @@ struct KeySet {
     fetching: Option<(Token, u64)>,
 }
 
+impl KeySet {
+    /// Without keys so far. `upstreams` are all that there are.
+    fn new(config: JwksConfig, upstreams: &[String]) -> Result<Self, String> {
+        let upstream = upstreams.iter().position(|name| *name == config.upstream);
+        let upstream = upstream.ok_or_else(|| {
+            let all = upstreams.join(", ");
+            format!("jwks: no upstream is named \"{}\"; there are {all}", config.upstream)
+        })?;
+        let (keys, text) = (Vec::new(), Vec::new());
+        Ok(Self { config, upstream, keys, text, not_before: 0, stale_at: 0, fetching: None })
+    }
+}
+
 /// What is remembered of an exchange.
 #[derive(Debug, Default)]
 pub struct State {
@@ -175,73 +111,13 @@ impl MessageFunction for Auth {
     type State = State;
 
     fn configure(setup: Setup, config: Config) -> Result<Self, String> {
-        if config.keys.is_empty() && config.jwks.is_none() {
-            return Err("keys: without keys or jwks no token can be valid".into());
-        }
-        if config.keys.len() > KEYS_MAX {
-            return Err(format!("keys: {} are too many, {KEYS_MAX} at most", config.keys.len()));
-        }
-        check_issuers(&config)?;
+        config.check()?;
         let keys = config.keys.into_iter().enumerate();
         let keys =
             keys.map(|(n, key)| Key::read(key).map_err(|error| format!("keys[{n}]: {error}")));
-        let keys = keys.collect::<Result<_, _>>()?;
-        let set = config.jwks.map(|config| {
-            let at = setup.ports.iter().position(|name| *name == config.upstream);
-            let upstream = at.ok_or_else(|| {
-                let all = setup.ports.join(", ");
-                format!("jwks: no upstream is named \"{}\"; there are {all}", config.upstream)
-            })?;
-            let authority = |c: u8| c.is_ascii_graphic() && !b"/?#@\\\"<>^`{|}".contains(&c);
-            if config.authority.is_empty() || !config.authority.bytes().all(authority) {
-                return Err(format!(
-                    "jwks.authority: \"{}\" is no host, nor a host and port such as \"auth.example.com:8443\"",
-                    config.authority
-                ));
-            }
-            if !config.path.starts_with('/') || !config.path.bytes().all(|c| c.is_ascii_graphic()) {
-                return Err(format!(
-                    "jwks.path: \"{}\" is no path: it begins with `/` and has no space",
-                    config.path
-                ));
-            }
-            if !(1..=86_400).contains(&config.refresh) {
-                return Err(format!("jwks: refresh {} is not from 1 to 86400", config.refresh));
-            }
-            let (keys, text) = (Vec::new(), Vec::new());
-            Ok(KeySet { config, upstream, keys, text, not_before: 0, stale_at: 0, fetching: None })
-        });
-        for field in config.claims.values() {
-            let token = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
-            if field.is_empty() || !field.bytes().all(token) || field == "host" {
-                return Err(format!(
-                    "claims: \"{field}\" is no name of a field; names are lower case"
-                ));
-            }
-            if NOT_FOR_CLAIMS.contains(&field.as_str()) || is_hop_field(field) {
-                return Err(format!(
-                    "claims: `{field}` has a meaning of its own, and carries none"
-                ));
-            }
-        }
-        if let Some(name) = config.cookie.as_ref().filter(|name| !is_token(name)) {
-            return Err(format!("cookie: \"{name}\" is no cookie's name"));
-        }
-        for (n, path) in config.public.iter().enumerate() {
-            // Every path begins with the empty text.
-            check_path(path).map_err(|error| format!("public[{n}]: {error}"))?;
-        }
-        if config.realm.contains(['"', '\\'])
-            || !config.realm.bytes().all(|c| (b' '..0x7f).contains(&c))
-        {
-            return Err(format!("realm: {:?} cannot be told to clients", config.realm));
-        }
-        if config.leeway > 3600 || config.cache > 1 << 20 {
-            return Err("leeway is at most 3600 seconds, cache at most 1048576 tokens".into());
-        }
         Ok(Self {
-            keys,
-            set: set.transpose()?,
+            keys: keys.collect::<Result<_, _>>()?,
+            set: config.jwks.map(|jwks| KeySet::new(jwks, &setup.ports)).transpose()?,
             checks: Checks {
                 issuers: config.issuers,
                 audiences: config.audiences,
@@ -546,28 +422,6 @@ fn is_alike(name: &[u8], field: &[u8]) -> bool {
     let alike =
         |(a, b): (&u8, &u8)| a == b || !a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric();
     name.len() == field.len() && name.iter().zip(field).all(alike)
-}
-
-/// Keys belong to issuers that are accepted. Where there are several, keys of nobody sign for each of them: that is what one
-/// issuer with several names needs, and what lets each of several speak for the others.
-fn check_issuers(config: &Config) -> Result<(), String> {
-    let fetched = config.jwks.iter().map(|jwks| ("jwks".to_owned(), &jwks.issuer));
-    let known =
-        (0..).zip(&config.keys).map(|(n, key): (u32, _)| (format!("keys[{n}]"), &key.issuer));
-    for (whose, issuer) in known.chain(fetched) {
-        match issuer {
-            Some(issuer) if !config.issuers.is_empty() && !config.issuers.contains(issuer) => {
-                return Err(format!("{whose}: issuer: \"{issuer}\" is none of `issuers`"));
-            }
-            None if config.issuers.len() > 1 => {
-                warn!(
-                    "{whose} has no `issuer`: it signs for every one of `issuers` (RFC 8725, section 3.8)"
-                );
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The token of an `authorization` field (RFC 6750, section 2.1).

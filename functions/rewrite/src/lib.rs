@@ -11,12 +11,13 @@ mod template;
 use regex::bytes::CaptureLocations;
 use serde::Deserialize;
 use smallvec::SmallVec;
+use weir_sdk::config::is_authority;
 use weir_sdk::message::PieceFull;
 use weir_sdk::message::prelude::*;
 
 use rules::{Edit, PathMatch, RULES_MAX, Rule, RuleConfig};
 use stream::{Buffers, Stream};
-use target::{is_authority, is_target};
+use target::is_target;
 use template::{Captured, split_query};
 
 #[cfg(test)]

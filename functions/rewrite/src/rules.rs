@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
-use weir_sdk::config::{EMPTY, check_method, check_path, is_field_name, is_hop_field};
+use weir_sdk::config::{
+    EMPTY, check_authority, check_method, check_path, is_field_name, is_hop_field,
+    may_be_in_authority,
+};
 use weir_sdk::message::Head;
 
 use crate::stream::Replacements;
-use crate::target::{is_authority, is_target, may_be_in_authority};
+use crate::target::is_target;
 use crate::template::{Template, without_port};
 
 /// Largest compiled expression, in bytes.
@@ -142,93 +145,26 @@ impl Rule {
     ///
     /// # Errors
     /// Names the key and says what is wrong.
-    pub(crate) fn read(config: RuleConfig) -> Result<Self, String> {
-        let list = |key: &str, listed: Option<OneOrMany>| {
-            let list = listed.map_or(Ok(Vec::new()), OneOrMany::list);
-            list.map_err(|error| format!("{key}: {error}"))
-        };
-        let (methods, hosts) = (list("method", config.method)?, list("host", config.host)?);
+    pub(crate) fn read(mut config: RuleConfig) -> Result<Self, String> {
+        let methods = list("method", config.method.take())?;
         for method in &methods {
             check_method(method).map_err(|error| format!("method: {error}"))?;
         }
-        let paths = [&config.path, &config.path_prefix, &config.path_regex];
-        if paths.iter().filter(|path| path.is_some()).count() > 1 {
-            return Err("only one of path, path-prefix and path-regex can be given".into());
-        }
-        let path = match (config.path, config.path_prefix, config.path_regex) {
-            (Some(path), ..) => PathMatch::Exact(absolute("path", path)?),
-            (_, Some(prefix), _) => PathMatch::Prefix(absolute("path-prefix", prefix)?),
-            (.., Some(text)) => PathMatch::Regex(expression("path-regex", &text)?),
-            _ => PathMatch::Any,
-        };
-        let groups = match &path {
-            PathMatch::Regex(regex) => regex.captures_len(),
-            // `$0` is what matched, `$1` what follows.
-            _ => 2,
-        };
-        let template = |key: &str, text: Option<String>| {
-            let read = |text: String| {
-                let template = Template::read(&text, groups)?;
-                match text.bytes().find(|c| !c.is_ascii_graphic()) {
-                    Some(c) => Err(format!("\"{text}\" has the character {:?}", char::from(c))),
-                    None => Ok(template),
-                }
-            };
-            text.map(read).transpose().map_err(|error| format!("{key}: {error}"))
-        };
+        let mut hosts = list("host", config.host.take())?;
+        hosts.iter_mut().for_each(|host| host.make_ascii_lowercase());
+        let path = PathMatch::read(&mut config)?;
+        let groups = path.groups();
         if config.rewrite.is_some() && matches!(path, PathMatch::Any) {
             return Err("rewrite needs path, path-prefix or path-regex".into());
         }
-        let rewrite = template("rewrite", config.rewrite)?;
-        let authority = template("authority", config.authority)?;
-        // Where a query begins may be known only when all is filled in.
-        let whole = rewrite.as_ref().is_some_and(|text| text.literal().is_some());
-        let before: &[&[u8]] = if whole { &[b"/"] } else { &[b"/", b"/?"] };
-        for text in rewrite.iter().flat_map(Template::literals) {
-            if !before.iter().any(|before| is_target(&[before, text].concat())) {
-                return Err(format!(
-                    "rewrite: \"{}\" has a character that no path has",
-                    text.escape_ascii()
-                ));
-            }
-        }
-        for text in authority.iter().flat_map(Template::literals) {
-            if !text.iter().all(may_be_in_authority) {
-                return Err(format!(
-                    "authority: \"{}\" has a character that neither a host nor a port has",
-                    text.escape_ascii()
-                ));
-            }
-        }
-        if let Some(text) = authority.as_ref().and_then(Template::literal)
-            && !is_authority(text)
-        {
-            return Err(format!(
-                "authority: \"{}\" is no host, nor a host and port such as \"backend:8080\"",
-                text.escape_ascii()
-            ));
-        }
-        let redirect = template("redirect", config.redirect)?;
-        let redirect = match (redirect, config.status.unwrap_or(302)) {
-            (Some(to), status) if REDIRECTS.contains(&status) => Some((to, status)),
-            (Some(_), status) => {
-                return Err(format!("status: {status} is no redirect; 301, 302, 303, 307 or 308"));
-            }
-            (None, _) if config.status.is_some() => return Err("status needs redirect".into()),
-            (None, _) => None,
-        };
+        let rewrite = target(config.rewrite, groups)?;
+        let authority = authority(config.authority, groups)?;
+        let redirect = redirect(config.redirect, config.status, groups)?;
         let fields = config.fields.into_iter().map(|(name, value)| {
-            let field = || format!("fields.{name}");
-            check_seen(&name).map_err(|error| format!("{}: {error}", field()))?;
-            let value = match value.as_str() {
-                "*" => FieldMatch::Present,
-                "!" => FieldMatch::Absent,
-                text => match text.strip_prefix('~') {
-                    Some(text) => FieldMatch::Regex(expression(&field(), text)?),
-                    None => FieldMatch::Is(text.into()),
-                },
-            };
-            Ok((name, value))
+            let matches = FieldMatch::read(&name, &value);
+            matches
+                .map(|matches| (name.clone(), matches))
+                .map_err(|e| format!("fields.{name}: {e}"))
         });
         let request =
             Edit::read(config.request, Some(groups)).map_err(|e| format!("request.{e}"))?;
@@ -240,7 +176,7 @@ impl Rule {
         Ok(Self {
             quotes,
             methods,
-            hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+            hosts,
             path,
             fields: fields.collect::<Result<_, String>>()?,
             rewrite,
@@ -269,6 +205,40 @@ impl Rule {
             FieldMatch::Absent => head.field(name).is_none(),
             FieldMatch::Is(value) => head.all(name).any(|v| v == &value[..]),
             FieldMatch::Regex(regex) => head.all(name).any(|v| regex.is_match(v)),
+        })
+    }
+}
+
+impl PathMatch {
+    fn read(config: &mut RuleConfig) -> Result<Self, String> {
+        let written = (config.path.take(), config.path_prefix.take(), config.path_regex.take());
+        Ok(match written {
+            (None, None, None) => Self::Any,
+            (Some(path), None, None) => Self::Exact(absolute("path", path)?),
+            (None, Some(prefix), None) => Self::Prefix(absolute("path-prefix", prefix)?),
+            (None, None, Some(text)) => {
+                Self::Regex(expression(&text).map_err(|error| format!("path-regex: {error}"))?)
+            }
+            _ => return Err("only one of path, path-prefix and path-regex can be given".into()),
+        })
+    }
+
+    /// What templates can name: `$0` is what matched, `$1` what follows, or the expression's groups.
+    fn groups(&self) -> usize {
+        if let Self::Regex(regex) = self { regex.captures_len() } else { 2 }
+    }
+}
+
+impl FieldMatch {
+    fn read(name: &str, value: &str) -> Result<Self, String> {
+        check_seen(name)?;
+        Ok(match value {
+            "*" => Self::Present,
+            "!" => Self::Absent,
+            text => match text.strip_prefix('~') {
+                Some(text) => Self::Regex(expression(text)?),
+                None => Self::Is(text.into()),
+            },
         })
     }
 }
@@ -336,6 +306,73 @@ impl Edit {
     }
 }
 
+fn list(key: &str, listed: Option<OneOrMany>) -> Result<Vec<String>, String> {
+    let list = listed.map_or(Ok(Vec::new()), OneOrMany::list);
+    list.map_err(|error| format!("{key}: {error}"))
+}
+
+/// A text without spaces, in which variables and so many groups may stand.
+fn template(key: &str, text: Option<String>, groups: usize) -> Result<Option<Template>, String> {
+    let read = |text: String| {
+        let template = Template::read(&text, groups)?;
+        match text.bytes().find(|c| !c.is_ascii_graphic()) {
+            Some(c) => Err(format!("\"{text}\" has the character {:?}", char::from(c))),
+            None => Ok(template),
+        }
+    };
+    text.map(read).transpose().map_err(|error| format!("{key}: {error}"))
+}
+
+/// What paths become.
+fn target(text: Option<String>, groups: usize) -> Result<Option<Template>, String> {
+    let target = template("rewrite", text, groups)?;
+    // Where a query begins may be known only when all is filled in.
+    let whole = target.as_ref().is_some_and(|text| text.literal().is_some());
+    let before: &[&[u8]] = if whole { &[b"/"] } else { &[b"/", b"/?"] };
+    for text in target.iter().flat_map(Template::literals) {
+        if !before.iter().any(|before| is_target(&[before, text].concat())) {
+            return Err(format!(
+                "rewrite: \"{}\" has a character that no path has",
+                text.escape_ascii()
+            ));
+        }
+    }
+    Ok(target)
+}
+
+/// What authorities become.
+fn authority(text: Option<String>, groups: usize) -> Result<Option<Template>, String> {
+    let authority = template("authority", text, groups)?;
+    for text in authority.iter().flat_map(Template::literals) {
+        if !text.iter().all(may_be_in_authority) {
+            return Err(format!(
+                "authority: \"{}\" has a character that neither a host nor a port has",
+                text.escape_ascii()
+            ));
+        }
+    }
+    if let Some(text) = authority.as_ref().and_then(Template::literal) {
+        check_authority(text).map_err(|error| format!("authority: {error}"))?;
+    }
+    Ok(authority)
+}
+
+/// Where clients are sent, and by which status.
+fn redirect(
+    to: Option<String>,
+    status: Option<u16>,
+    groups: usize,
+) -> Result<Option<(Template, u16)>, String> {
+    match (template("redirect", to, groups)?, status.unwrap_or(302)) {
+        (Some(to), status) if REDIRECTS.contains(&status) => Ok(Some((to, status))),
+        (Some(_), status) => {
+            Err(format!("status: {status} is no redirect; 301, 302, 303, 307 or 308"))
+        }
+        (None, _) if status.is_some() => Err("status needs redirect".into()),
+        (None, _) => Ok(None),
+    }
+}
+
 /// Whether a host is the pattern, or ends with what follows its `*`.
 fn host_matches(pattern: &[u8], host: &[u8]) -> bool {
     match pattern.strip_prefix(b"*") {
@@ -352,9 +389,9 @@ fn absolute(key: &str, path: String) -> Result<Vec<u8>, String> {
     Ok(path.into_bytes())
 }
 
-fn expression(key: &str, text: &str) -> Result<Regex, String> {
+fn expression(text: &str) -> Result<Regex, String> {
     let regex = RegexBuilder::new(text).unicode(false).size_limit(REGEX_MAX).build();
-    regex.map_err(|error| format!("{key}: {error}"))
+    regex.map_err(|error| error.to_string())
 }
 
 /// Checks the name of a field that a rule looks at.
