@@ -206,7 +206,7 @@ fn routes() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct OfTenant {
-    /// Whose things are meant. Without it: the token's tenant; for an administrator all of them in a list,
+    /// Whose things are meant. Without it: the token's tenant; for who has none all of them in a list,
     /// and `default` elsewhere.
     tenant: Option<Name>,
 }

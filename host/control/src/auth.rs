@@ -21,7 +21,7 @@ pub struct Caller {
     /// For logs: the name of its token, or that token's id.
     name: Option<Name>,
     role: Role,
-    /// The only tenant that it may know of; none for an administrator.
+    /// The only tenant that it may know of; none: it may know of all.
     tenant: Option<Name>,
     /// Of its token; none by the Unix socket.
     digest: Option<[u8; 32]>,
@@ -39,7 +39,7 @@ impl Caller {
         self.name.as_ref().map_or("socket", Name::as_str)
     }
 
-    /// The tenant that it belongs to; none: it is an administrator.
+    /// The tenant that it belongs to; none: it is an administrator, or may look at everything.
     pub(crate) fn own_tenant(&self) -> Option<&Name> {
         self.tenant.as_ref()
     }
@@ -81,10 +81,27 @@ impl Caller {
         Ok(())
     }
 
+    /// Whether it may do everything.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.role == Role::Admin
+    }
+
+    /// # Errors
+    /// When the caller may know of one tenant only.
+    pub(crate) fn must_see_all(&self) -> Result<(), ControlError> {
+        if self.tenant.is_some() {
+            return Err(ControlError::Forbidden(
+                "this is for the administrator (role `admin`), and for a `viewer` without a tenant"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// # Errors
     /// When the caller is not the administrator.
     pub(crate) fn must_be_admin(&self) -> Result<(), ControlError> {
-        if self.role != Role::Admin {
+        if !self.is_admin() {
             return Err(ControlError::Forbidden(
                 "this is for the administrator (role `admin`)".into(),
             ));
@@ -223,6 +240,7 @@ mod tests {
             token("0123456789abcdef-a", Role::Operator, Some("acme")),
             token("0123456789abcdef-v", Role::Viewer, Some("acme")),
             token("0123456789abcdef-r", Role::Admin, None),
+            token("0123456789abcdef-p", Role::Viewer, None),
         ])
         .unwrap();
         let state = State::new();
@@ -239,6 +257,11 @@ mod tests {
         let admin = tokens.caller("0123456789abcdef-r", &state).unwrap();
         assert_eq!(admin.filter(None).unwrap(), None);
         assert_eq!(admin.tenant(None).unwrap(), Name::default_tenant());
+        assert!(admin.is_admin() && admin.must_see_all().is_ok());
+        let of_all = tokens.caller("0123456789abcdef-p", &state).unwrap();
+        assert_eq!(of_all.filter(None).unwrap(), None);
+        assert!(of_all.must_see_all().is_ok() && acme.must_see_all().is_err());
+        assert!(of_all.may_change().is_err() && of_all.must_be_admin().is_err());
     }
 
     #[test]

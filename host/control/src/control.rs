@@ -94,13 +94,24 @@ pub struct Status {
     /// Steering rules, by tenant.
     #[serde(default)]
     pub steering: BTreeMap<Name, SteeringStatus>,
-    /// Why the host's configuration was not taken when it was read again last; none: it was, or there was no reason to read it.
+    /// Why the host's configuration was not taken when it was read again last; none: it was, or there was no reason to read it. The whole of it is for
+    /// the administrator: the line that is wrong can be a token's.
     #[serde(default)]
     pub config_problem: Option<String>,
-    /// Requests to the API that were refused, by status: 401 without a token that the host knows, 403 with one that is not for this. For the
-    /// administrator.
+    /// Requests to the API that were refused, by status: 401 without a token that the host knows, 403 with one that is not for this. For whoever
+    /// may know of all tenants.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub api_refused: BTreeMap<String, u64>,
+}
+
+/// What others than the administrator are told of what is wrong with the configuration.
+const A_MISTAKE: &str = "it has a mistake";
+
+impl Status {
+    /// Leaves out what is for the administrator alone.
+    pub(crate) fn without_secrets(self) -> Self {
+        Self { config_problem: self.config_problem.map(|_| A_MISTAKE.to_owned()), ..self }
+    }
 }
 
 impl Control {
@@ -332,7 +343,7 @@ impl Control {
     fn config_problem(&self, whole: bool) -> Option<String> {
         let problem = self.config_problem.lock().unwrap_or_else(PoisonError::into_inner);
         let problem = problem.as_ref();
-        problem.map(|why| if whole { why.clone() } else { "it has a mistake".to_owned() })
+        problem.map(|why| if whole { why.clone() } else { A_MISTAKE.to_owned() })
     }
 
     /// Waits for one's turn to change a tenant's things.
@@ -346,7 +357,7 @@ impl Control {
         self.quota.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the administrator may ask for things of this tenant.
+    /// Whether who may know of all tenants may ask for things of this one.
     ///
     /// # Errors
     /// When there is none of that name; those that there are are told.
@@ -366,9 +377,9 @@ impl Control {
 
 /// What a tenant has of its own while somebody has it or waits for it; others are as new ones, and perhaps of tenants that are gone: they
 /// go when another tenant comes.
-pub(crate) fn by_tenant<T>(
-    all: &mut BTreeMap<Name, Arc<T>>,
-    tenant: &Name,
+pub(crate) fn by_tenant<K: Ord + Clone, T>(
+    all: &mut BTreeMap<K, Arc<T>>,
+    tenant: &K,
     new: impl FnOnce() -> T,
 ) -> Arc<T> {
     if !all.contains_key(tenant) {

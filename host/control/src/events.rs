@@ -29,6 +29,18 @@ pub struct Event {
     pub message: String,
 }
 
+impl Event {
+    /// Leaves out what is for the administrator alone: a line of the configuration that is wrong can be a token's.
+    pub(crate) fn without_secrets(self) -> Self {
+        match self.kind {
+            EventKind::ReloadRefused => {
+                Self { message: "the configuration was not taken".to_owned(), ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
 /// Kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

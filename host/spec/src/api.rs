@@ -74,7 +74,7 @@ pub enum Role {
     Admin,
     /// Change what belongs to its tenant.
     Operator,
-    /// See what belongs to its tenant.
+    /// See what belongs to its tenant, or everything if it has none.
     Viewer,
 }
 
@@ -92,7 +92,7 @@ pub struct Token {
     pub token_file: Option<PathBuf>,
     /// What its holder may do.
     pub role: Role,
-    /// Whose things; needed unless the role is `admin`.
+    /// Whose things; none: everybody's. An operator has one, an admin none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
 }
@@ -154,7 +154,7 @@ impl Token {
                 Err(Invalid::at("tenant", "an admin's token is for every tenant")
                     .help("leave `tenant` out, or use `role = \"operator\"`"))
             }
-            (Role::Operator | Role::Viewer, None) => {
+            (Role::Operator, None) => {
                 Err(Invalid::at("role", "the token has a role for one tenant, but no tenant")
                     .help("add `tenant = \"NAME\"`"))
             }

@@ -267,7 +267,7 @@ pub(super) async fn rollback(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LogQuery {
-    /// Whose function is meant. Without it: the token's tenant; for an administrator `default`.
+    /// Whose function is meant. Without it: the token's tenant; for others `default`.
     tenant: Option<Name>,
     /// Only lines of this time, RFC 3339 in UTC, and later.
     #[serde(default, deserialize_with = "time")]

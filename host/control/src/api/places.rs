@@ -1,6 +1,8 @@
-//! How much of what the API has a tenant may take at the same time, so that others get some. Administrators are not counted.
+//! How much of what the API has a tenant may take at the same time, so that others get some. Who may look at everything counts as a tenant, an
+//! administrator not.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
@@ -33,34 +35,61 @@ const STREAMS: usize = 16;
 /// Streams of all tenants together. Each has a connection, and some must be left for requests.
 const STREAMS_IN_ALL: usize = 256;
 
-/// A tenant's place, held until it is dropped; an administrator needs none.
+/// Who have places together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Holder {
+    Tenant(Name),
+    /// Viewers of all tenants.
+    Viewers,
+}
+
+impl Holder {
+    /// None: it is an administrator.
+    fn of(caller: &Caller) -> Option<Self> {
+        match caller.own_tenant() {
+            Some(tenant) => Some(Self::Tenant(tenant.clone())),
+            None => (!caller.is_admin()).then_some(Self::Viewers),
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(tenant) => write!(f, "tenant {tenant} has"),
+            Self::Viewers => f.write_str("viewers of all tenants have"),
+        }
+    }
+}
+
+/// A place, held until it is dropped; an administrator needs none.
 pub(super) type Place = Option<OwnedSemaphorePermit>;
 
 /// See the module.
 #[derive(Clone)]
 pub(super) struct Places {
-    requests: ByTenant,
-    uploads: ByTenant,
-    changes: ByTenant,
-    large: ByTenant,
-    traces: ByTenant,
-    logs: ByTenant,
-    answers: ByTenant,
-    streams: ByTenant,
+    requests: ByHolder,
+    uploads: ByHolder,
+    changes: ByHolder,
+    large: ByHolder,
+    traces: ByHolder,
+    logs: ByHolder,
+    answers: ByHolder,
+    streams: ByHolder,
     all_streams: Arc<Semaphore>,
 }
 
 impl Default for Places {
     fn default() -> Self {
         Self {
-            requests: ByTenant::new(REQUESTS),
-            uploads: ByTenant::new(UPLOADS),
-            changes: ByTenant::new(CHANGES),
-            large: ByTenant::new(LARGE_BODIES),
-            traces: ByTenant::new(TRACES),
-            logs: ByTenant::new(LOGS),
-            answers: ByTenant::new(ANSWERS),
-            streams: ByTenant::new(STREAMS),
+            requests: ByHolder::new(REQUESTS),
+            uploads: ByHolder::new(UPLOADS),
+            changes: ByHolder::new(CHANGES),
+            large: ByHolder::new(LARGE_BODIES),
+            traces: ByHolder::new(TRACES),
+            logs: ByHolder::new(LOGS),
+            answers: ByHolder::new(ANSWERS),
+            streams: ByHolder::new(STREAMS),
             all_streams: Arc::new(Semaphore::new(STREAMS_IN_ALL)),
         }
     }
@@ -73,23 +102,22 @@ impl Places {
     /// When it has too many.
     #[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
     pub(super) fn request(&self, caller: &Caller) -> Result<Place, Problem> {
-        let Some(tenant) = caller.own_tenant() else { return Ok(None) };
-        self.requests.of(tenant).try_acquire_owned().map(Some).map_err(|_| {
-            let detail = format!(
-                "tenant {tenant} has {REQUESTS} requests under way already: wait for one of them"
-            );
+        let Some(holder) = Holder::of(caller) else { return Ok(None) };
+        self.requests.of(&holder).try_acquire_owned().map(Some).map_err(|_| {
+            let detail =
+                format!("{holder} {REQUESTS} requests under way already: wait for one of them");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many", detail)
         })
     }
 
     /// Waits until something may be uploaded for this tenant, by whomever.
     pub(super) async fn upload(&self, tenant: &Name) -> Place {
-        self.uploads.wait(Some(tenant)).await
+        self.uploads.wait(Some(Holder::Tenant(tenant.clone()))).await
     }
 
     /// Waits until this caller may change something.
     pub(super) async fn change(&self, caller: &Caller) -> Place {
-        self.changes.wait(caller.own_tenant()).await
+        self.changes.wait(Holder::of(caller)).await
     }
 
     /// Waits until this caller may send a body of so many bytes.
@@ -97,22 +125,22 @@ impl Places {
         if bytes.is_some_and(|bytes| bytes <= LARGE) {
             return None;
         }
-        self.large.wait(caller.own_tenant()).await
+        self.large.wait(Holder::of(caller)).await
     }
 
     /// Waits until this caller may trace.
     pub(super) async fn trace(&self, caller: &Caller) -> Place {
-        self.traces.wait(caller.own_tenant()).await
+        self.traces.wait(Holder::of(caller)).await
     }
 
     /// Waits until this caller may read a log.
     pub(super) async fn log(&self, caller: &Caller) -> Place {
-        self.logs.wait(caller.own_tenant()).await
+        self.logs.wait(Holder::of(caller)).await
     }
 
     /// Waits until this caller may be shown something that may be large.
     pub(super) async fn answer(&self, caller: &Caller) -> Place {
-        self.answers.wait(caller.own_tenant()).await
+        self.answers.wait(Holder::of(caller)).await
     }
 
     /// Lets this caller have one stream more.
@@ -121,11 +149,11 @@ impl Places {
     /// When there are too many.
     #[expect(clippy::result_large_err, reason = "at most once in a request, which then ends")]
     pub(super) fn stream(&self, caller: &Caller) -> Result<[Place; 2], Problem> {
-        let Some(tenant) = caller.own_tenant() else { return Ok([None, None]) };
+        let Some(holder) = Holder::of(caller) else { return Ok([None, None]) };
         let too_many = |detail| Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many", detail);
-        let own = self.streams.of(tenant).try_acquire_owned().map_err(|_| {
+        let own = self.streams.of(&holder).try_acquire_owned().map_err(|_| {
             too_many(format!(
-                "tenant {tenant} has {STREAMS} streams of events and taps already: end one first"
+                "{holder} {STREAMS} streams of events and taps already: end one first"
             ))
         })?;
         let any = Arc::clone(&self.all_streams).try_acquire_owned().map_err(|_| {
@@ -137,25 +165,25 @@ impl Places {
     }
 }
 
-/// So many places for each tenant.
+/// So many places for each holder.
 #[derive(Clone)]
-struct ByTenant {
+struct ByHolder {
     each: usize,
-    all: Arc<Mutex<BTreeMap<Name, Arc<Semaphore>>>>,
+    all: Arc<Mutex<BTreeMap<Holder, Arc<Semaphore>>>>,
 }
 
-impl ByTenant {
+impl ByHolder {
     fn new(each: usize) -> Self {
         Self { each, all: Arc::default() }
     }
 
-    fn of(&self, tenant: &Name) -> Arc<Semaphore> {
+    fn of(&self, holder: &Holder) -> Arc<Semaphore> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        by_tenant(&mut all, tenant, || Semaphore::new(self.each))
+        by_tenant(&mut all, holder, || Semaphore::new(self.each))
     }
 
-    async fn wait(&self, tenant: Option<&Name>) -> Place {
-        let places = self.of(tenant?);
+    async fn wait(&self, holder: Option<Holder>) -> Place {
+        let places = self.of(&holder?);
         Some(places.acquire_owned().await.expect("nobody closes these semaphores"))
     }
 }
@@ -166,13 +194,14 @@ mod tests {
 
     #[test]
     fn only_tenants_that_have_a_place_are_remembered() {
-        let places = ByTenant::new(1);
-        let busy = places.of(&"busy".parse().unwrap()).try_acquire_owned().unwrap();
+        let places = ByHolder::new(1);
+        let tenant = |name: &str| Holder::Tenant(name.parse().unwrap());
+        let busy = places.of(&tenant("busy")).try_acquire_owned().unwrap();
         for number in 0..10 {
-            drop(places.of(&format!("t{number}").parse().unwrap()));
+            drop(places.of(&tenant(&format!("t{number}"))));
         }
         assert_eq!(places.all.lock().unwrap().len(), 2, "that one, and the last one");
-        assert!(places.of(&"busy".parse().unwrap()).try_acquire_owned().is_err());
+        assert!(places.of(&tenant("busy")).try_acquire_owned().is_err());
         drop(busy);
     }
 }

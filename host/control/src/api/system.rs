@@ -35,7 +35,8 @@ pub(super) async fn status(
     InQuery(query): InQuery<OfTenant>,
 ) -> Result<Json<Status>, Problem> {
     let tenant = caller.filter(query.tenant)?;
-    Ok(Json(api.run(move |control| Ok(control.status(tenant.as_ref()))).await?))
+    let status = api.run(move |control| Ok(control.status(tenant.as_ref()))).await?;
+    Ok(Json(if caller.is_admin() { status } else { status.without_secrets() }))
 }
 
 /// Lists ports with their counts.
@@ -100,6 +101,7 @@ pub(super) async fn events(
     let tenant = caller.filter(query.tenant)?;
     let last = after(&headers, query.after)?;
     let place = api.places.stream(&caller)?;
+    let whole = caller.is_admin();
     let stay = Stay::new(&api, caller);
     let end = Extension(stay.clone());
     // First this: what happens from now on is not missed.
@@ -113,6 +115,7 @@ pub(super) async fn events(
         control: api.control,
         tenant,
         coming: query.follow.unwrap_or(true).then_some(coming),
+        whole,
         stay,
         _place: place,
     };
@@ -133,6 +136,8 @@ struct Listener {
     last: u64,
     /// None: there is an end to it, behind those of the past.
     coming: Option<watch::Receiver<u64>>,
+    /// Whether it is told all of an event.
+    whole: bool,
     stay: Stay,
     _place: [Place; 2],
 }
@@ -146,7 +151,7 @@ impl Listener {
             }
             if let Some(event) = self.past.pop_front() {
                 self.last = event.id;
-                return Some(event);
+                return Some(if self.whole { event } else { event.without_secrets() });
             }
             let coming = self.coming.as_mut()?;
             // What has happened is told even when the host stops.

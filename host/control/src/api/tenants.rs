@@ -83,7 +83,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lists a tenant's tokens that were made here. For the administrator.
+/// Lists a tenant's tokens that were made here. For the administrator, and for viewers of all tenants.
 #[utoipa::path(get, path = "/v1/tenants/{tenant}/tokens", tag = "tenants", operation_id = "list_tokens",
     params(("tenant" = Name, Path, description = "The tenant.")),
     responses((status = 200, description = "The tokens, without their text.", body = List<TokenView>)))]
@@ -92,7 +92,7 @@ pub(super) async fn tokens(
     Extension(caller): Extension<Caller>,
     InPath(tenant): InPath<Name>,
 ) -> Result<Json<List<TokenView>>, Problem> {
-    caller.must_be_admin()?;
+    caller.must_see_all()?;
     Ok(Json(List { items: api.control.tokens(&tenant)? }))
 }
 

@@ -20,6 +20,8 @@ enum Needs {
     Tenant,
     /// A token of the tenant that is named, with the role `operator`.
     Operator,
+    /// A token that is for all tenants.
+    All,
     /// The administrator.
     Admin,
 }
@@ -56,7 +58,7 @@ const ROUTES: [(&str, &str, Needs); 32] = [
     ("delete", "/v1/chains/{name}", Needs::Operator),
     ("put", "/v1/tenants/{tenant}", Needs::Admin),
     ("delete", "/v1/tenants/{tenant}", Needs::Admin),
-    ("get", "/v1/tenants/{tenant}/tokens", Needs::Admin),
+    ("get", "/v1/tenants/{tenant}/tokens", Needs::All),
     ("post", "/v1/tenants/{tenant}/tokens", Needs::Admin),
     ("delete", "/v1/tenants/{tenant}/tokens/{id}", Needs::Admin),
 ];
@@ -72,16 +74,19 @@ enum Who {
     Operator,
     /// An operator of the tenant `beta`.
     Stranger,
+    /// A viewer of all tenants.
+    Watcher,
     Admin,
 }
 
-const EVERYBODY: [Who; 7] = [
+const EVERYBODY: [Who; 8] = [
     Who::Nobody,
     Who::WrongToken,
     Who::WrongScheme,
     Who::Viewer,
     Who::Operator,
     Who::Stranger,
+    Who::Watcher,
     Who::Admin,
 ];
 
@@ -94,6 +99,7 @@ impl Who {
             Self::Viewer => Some("Bearer acme-viewer-token"),
             Self::Operator => Some("Bearer acme-operator-token"),
             Self::Stranger => Some("Bearer beta-operator-token"),
+            Self::Watcher => Some("Bearer everybodys-viewer-token"),
             Self::Admin => Some("Bearer everybodys-admin-token"),
         }
     }
@@ -108,8 +114,9 @@ impl Who {
             Needs::Tenant if self == Self::Stranger => Some(StatusCode::FORBIDDEN),
             Needs::Tenant => None,
             Needs::Operator if matches!(self, Self::Operator | Self::Admin) => None,
+            Needs::All if matches!(self, Self::Watcher | Self::Admin) => None,
             Needs::Admin if self == Self::Admin => None,
-            Needs::Operator | Needs::Admin => Some(StatusCode::FORBIDDEN),
+            Needs::Operator | Needs::All | Needs::Admin => Some(StatusCode::FORBIDDEN),
         }
     }
 }
@@ -155,7 +162,7 @@ fn request(method: &str, path: &str, who: Who) -> Request<Body> {
 
 /// A host on which acme has a function with two versions and a chain.
 async fn host() -> Host {
-    let beta = "[[api.token]]\nname = \"beta\"\ntoken = \"beta-operator-token\"\nrole = \"operator\"\ntenant = \"beta\"\n[rollout]";
+    let beta = "[[api.token]]\nname = \"watcher\"\ntoken = \"everybodys-viewer-token\"\nrole = \"viewer\"\n[[api.token]]\nname = \"beta\"\ntoken = \"beta-operator-token\"\nrole = \"operator\"\ntenant = \"beta\"\n[rollout]";
     let config = crate::common::CONFIG.replace("[rollout]", beta);
     let host = Host::on(tempfile::tempdir().unwrap(), &config);
     host.control.ready();
@@ -209,6 +216,48 @@ async fn every_route_lets_in_whom_it_may_and_nobody_else() {
             assert!(served, "{method} {path} by {who:?}: {} {}", answer.status, answer.text);
         }
     }
+}
+
+/// It is what Prometheus and screens on walls have: whoever finds it there changes nothing, and gets at nothing that lets in.
+#[tokio::test]
+async fn a_viewer_of_all_tenants_sees_what_the_administrator_sees_but_secrets() {
+    let host = host().await;
+    let ask = |path| host.ask_with("everybodys-viewer-token", "GET", path, None);
+    for path in ["/v1/functions", "/v1/chains", "/v1/steering", "/v1/ports", "/v1/tenants"] {
+        assert_eq!(ask(path).await.text, host.ask("GET", path, None).await.text, "{path}");
+    }
+    assert_eq!(ask("/v1/chains?tenant=acme").await.json()["items"][0]["chain"]["name"], "edge");
+    ask("/v1/chains?tenant=no-such").await.problem(404);
+    let metrics = ask("/metrics").await.text;
+    for name in ["weir_ports_down", "weir_api_refused_total", "process_open_fds"] {
+        assert!(metrics.contains(&format!("\n{name}")), "{name}: {metrics}");
+    }
+    let new = json!({"role": "viewer", "description": "a new one"});
+    let new = host.ask("POST", "/v1/tenants/acme/tokens", Some(new)).await.json();
+    let tokens = ask("/v1/tenants/acme/tokens").await.text;
+    assert!(tokens.contains("a new one") && !tokens.contains(new["token"].as_str().unwrap()));
+    // What is wrong with the file can be a line with a token.
+    host.control.reloaded(Err("wrong here: token = \"0123456789abcdef"));
+    for path in ["/v1/status", "/v1/events?follow=false"] {
+        assert!(host.ask("GET", path, None).await.text.contains("0123456789abcdef"), "{path}");
+        let text = ask(path).await.text;
+        let told = ["it has a mistake", "the configuration was not taken\""];
+        assert!(told.iter().any(|told| text.contains(told)), "{path}: {text}");
+        assert!(!text.contains("0123456789abcdef"), "{path}: {text}");
+    }
+}
+
+/// Many of them take no more of the host than a tenant's do.
+#[tokio::test]
+async fn viewers_of_all_tenants_have_so_many_streams() {
+    let host = host().await;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(host.open("everybodys-viewer-token", "/v1/events").await);
+    }
+    let refused = host.ask_with("everybodys-viewer-token", "GET", "/v1/events", None).await;
+    assert!(refused.problem(429).1.starts_with("viewers of all tenants have 16 streams"));
+    assert_eq!(host.open("acme-viewer-token", "/v1/events").await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
