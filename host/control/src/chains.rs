@@ -79,7 +79,7 @@ impl From<&ControlError> for Failure {
             ControlError::Store(StoreError::Blob(_)) => {
                 Self { damaged: true, ..Self::new(error.to_string()) }
             }
-            error => Self::new(error.to_string()),
+            error => Self::new(error.public()),
         }
     }
 }
@@ -559,7 +559,10 @@ impl Control {
         match back {
             Ok(()) => drop(self.failed().remove(id)),
             Err(error) => {
-                self.note(id, format!("chain {} is not as the store says: {error}", id.name));
+                self.note(
+                    id,
+                    format!("chain {} is not as the store says: {}", id.name, error.public()),
+                );
                 if state.chains.contains_key(id) {
                     self.failed().insert(id.clone(), Failure::from(&error));
                 }

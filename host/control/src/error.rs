@@ -81,6 +81,17 @@ impl ControlError {
         Self::NotFound { what, name: told }
     }
 
+    /// What is told of it where a tenant reads it, too. The log has the rest from here on.
+    pub(crate) fn public(&self) -> String {
+        match self {
+            Self::Store(error) if let Some(public) = error.public() => {
+                tracing::error!("{error}");
+                public.to_owned()
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// Which value of what was given is wrong, if it is about one.
     #[must_use]
     pub fn invalid(&self) -> Option<&Invalid> {

@@ -352,7 +352,11 @@ impl Control {
                         self.begin_canaries(&state, &beside);
                         return Err(error);
                     }
-                    let message = format!("function {} could not be rolled back: {error}", id.name);
+                    let message = format!(
+                        "function {} could not be rolled back: {}",
+                        id.name,
+                        error.public()
+                    );
                     self.note(&places[number].chain, message);
                 }
                 published
@@ -455,7 +459,11 @@ impl Control {
             if let Err(error) = back {
                 self.note(
                     &place.chain,
-                    format!("a swap in chain {} could not be undone: {error}", place.chain.name),
+                    format!(
+                        "a swap in chain {} could not be undone: {}",
+                        place.chain.name,
+                        error.public()
+                    ),
                 );
             }
         }

@@ -62,8 +62,10 @@ fn has_room(memories: usize) -> Result<(), EngineError> {
     if memories < MEMORIES {
         return Ok(());
     }
+    // How many there are is not for every tenant.
+    tracing::warn!(memories, "too many linear memories for another chain");
     Err(EngineError::Exhausted(format!(
-        "the functions of all chains have {memories} linear memories, and from {MEMORIES} on no more are made, so that there are some for functions that start anew: remove chains (`memories` in [quota] bounds what a tenant has)"
+        "the functions of all chains have {MEMORIES} linear memories or more, from which on no more are made, so that there are some for functions that start anew: remove chains (`memories` in [quota] bounds what a tenant has)"
     )))
 }
 

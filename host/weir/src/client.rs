@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use weir_control::api::{List, Problem};
+use weir_control::engine::PortStatus;
 use weir_spec::{Invalid, Name};
 
 use crate::cli::Global;
@@ -352,7 +353,10 @@ impl Client {
         let status = response.status();
         let text = self.wait(response.text()).unwrap_or_default();
         match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => Err(Refused(self.with_owner(problem, &url)).into()),
+            Ok(problem) => {
+                let problem = self.with_owner(self.with_owner_of_port(problem), &url);
+                Err(Refused(problem).into())
+            }
             Err(_) => bail!("{} answered {status}: is that a Weir host?", self.place),
         }
     }
@@ -375,10 +379,31 @@ impl Client {
         match owners.first() {
             Some(tenant) => {
                 let has = format!("; tenant {tenant} has one: `--tenant {tenant}`");
-                Problem { detail: problem.detail + &has, ..problem }
+                let mut problem = problem;
+                problem.detail.push_str(&has);
+                problem
             }
             None => problem,
         }
+    }
+
+    /// Whose the port is that `default` has not. A tenant sees only its own.
+    fn with_owner_of_port(&self, mut problem: Problem) -> Problem {
+        let owner = || {
+            let invalid = Refused(problem.clone()).invalid()?;
+            let (name, _) = invalid.message.strip_prefix("there is no port ")?.split_once(':')?;
+            let ports: List<PortStatus> = self.get(&["ports"]).ok()?;
+            let port = ports.items.into_iter().find(|port| port.name.as_str() == name)?;
+            let tenant = port.tenant;
+            Some(invalid.help(format!("port {name} is tenant {tenant}'s: `--tenant {tenant}`")))
+        };
+        if self.tenant.is_none()
+            && let Some(invalid) = owner()
+        {
+            problem.detail = invalid.to_string();
+            problem.help = invalid.help;
+        }
+        problem
     }
 
     fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
@@ -464,6 +489,11 @@ pub(crate) fn is_unauthorized(error: &anyhow::Error) -> bool {
 }
 
 impl Refused {
+    /// Whether the body is larger than the host takes.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.0.code == "too-large"
+    }
+
     /// Which value of the body is wrong, if it is about one.
     pub(crate) fn invalid(&self) -> Option<Invalid> {
         let Problem { key: Some(key), detail, help, .. } = &self.0 else { return None };

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use axum::http::{Method, StatusCode, Uri};
 use weir_spec::Name;
 
+use super::problem::Problem;
 use crate::auth::Caller;
 
 /// Characters of a path with its query that are told.
-const LENGTH_MAX: usize = 200;
+pub(super) const PATH_MAX: usize = 200;
+/// Characters that are told of why it was refused.
+const WHY_MAX: usize = 500;
 /// Requests of a tenant that changed nothing, told one by one in each [`TIME`].
 const TELL: u32 = 5;
 const TIME: Duration = Duration::from_secs(1);
@@ -30,17 +33,30 @@ struct Told {
 }
 
 impl Asked {
-    /// Tells who asked for what, and with which status it ended.
-    pub(super) fn tell(&self, caller: &Caller, method: &Method, uri: &Uri, status: StatusCode) {
+    /// Tells who asked for what, with which status it ended, and why if that is none of success.
+    pub(super) fn tell(
+        &self,
+        caller: &Caller,
+        method: &Method,
+        uri: &Uri,
+        status: StatusCode,
+        why: Option<&Problem>,
+    ) {
         let own = caller.own_tenant();
+        let left_out = match status.is_client_error() {
+            true => match self.note(own, Instant::now()) {
+                None => return,
+                told => told,
+            },
+            false => None,
+        };
         let (caller, tenant) = (caller.name(), own.map_or("", Name::as_str));
-        let (uri, code) = (uri.to_string(), status.as_u16());
-        let uri = shortened(&uri);
-        if !status.is_client_error() {
-            tracing::info!(caller, tenant, %method, %uri, status = code, "asked");
-        } else if let Some(left_out) = self.note(own, Instant::now()) {
-            tracing::info!(caller, tenant, %method, %uri, status = code, left_out, "asked");
-        }
+        let (uri, status) = (uri.to_string(), status.as_u16());
+        let uri = shortened(&uri, PATH_MAX);
+        let code = why.map(|why| &*why.code);
+        let detail = why.map(|why| shortened(&why.detail, WHY_MAX));
+        let detail = detail.as_deref();
+        tracing::info!(caller, tenant, %method, %uri, status, code, detail, left_out, "asked");
     }
 
     /// Whether one that changed nothing is to be told: how many others were not since the last one.
@@ -62,8 +78,8 @@ impl Asked {
 }
 
 /// The beginning of it, if it is long.
-pub(super) fn shortened(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(LENGTH_MAX) {
+pub(super) fn shortened(text: &str, characters: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(characters) {
         Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
         None => Cow::Borrowed(text),
     }
@@ -92,8 +108,8 @@ mod tests {
 
     #[test]
     fn long_paths_are_cut_between_characters() {
-        let long = "ä".repeat(LENGTH_MAX + 1);
-        assert_eq!(shortened(&long[2..]), &long[2..]);
-        assert_eq!(shortened(&long), format!("{}...", &long[2..]));
+        let long = "ä".repeat(PATH_MAX + 1);
+        assert_eq!(shortened(&long[2..], PATH_MAX), &long[2..]);
+        assert_eq!(shortened(&long, PATH_MAX), format!("{}...", &long[2..]));
     }
 }

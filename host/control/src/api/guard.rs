@@ -18,7 +18,7 @@ use serde::Deserialize;
 use weir_spec::Name;
 
 use super::Api;
-use super::asked::shortened;
+use super::asked::{PATH_MAX, shortened};
 use super::problem::Problem;
 use crate::auth::Caller;
 use crate::error::ControlError;
@@ -66,42 +66,47 @@ async fn who(State(api): State<Api>, request: Request, next: Next) -> Response {
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
         && let Some(left_out) = api.control.refusals.note(status.as_u16())
     {
-        let (path, status) = (&*shortened(path.path()), status.as_u16());
+        let caller = caller.as_ref().map_or("", Caller::name);
+        let (path, status) = (&*shortened(path.path(), PATH_MAX), status.as_u16());
         tracing::warn!(caller, %method, path, status, left_out, "refused");
     }
-    response
+    let Some(problem) = response.extensions().get::<Problem>() else { return response };
+    if status.is_server_error() {
+        tracing::error!(status = problem.status, code = problem.code, "{}", problem.detail);
+    }
+    match (problem.public, caller.as_ref().and_then(Caller::own_tenant)) {
+        (Some(public), Some(_)) => {
+            Problem { detail: public.to_owned(), ..problem.clone() }.into_response()
+        }
+        _ => response,
+    }
 }
 
-/// The response, and the caller's name.
-async fn let_in(api: &Api, mut request: Request, next: Next) -> (String, Response) {
+/// The caller, if it is known, and the response.
+async fn let_in(api: &Api, mut request: Request, next: Next) -> (Option<Caller>, Response) {
     let open = matches!(request.uri().path(), "/openapi.json" | "/healthz" | "/readyz");
     let caller = match request.extensions().get::<Peer>() {
         Some(Peer::Local) => Some(Caller::local()),
         Some(Peer::Remote) | None => bearer(&request).and_then(|token| api.control.caller(token)),
     };
-    let name = caller.as_ref().map_or_else(String::new, |caller| caller.name().to_owned());
-    let _place = match &caller {
-        Some(caller) => match api.places.request(caller) {
-            Ok(place) => place,
-            Err(refused) => return (name, last(refused)),
-        },
-        None => None,
+    let Some(caller) = caller else {
+        if open {
+            return (None, last(next.run(request).await));
+        }
+        let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
+        return (None, last(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)));
     };
-    match caller {
-        Some(caller) => {
-            if !request.method().is_safe() {
-                return (name, change(api, caller, request, next).await);
-            }
-            request.extensions_mut().insert(caller);
-        }
-        None if open => return (name, last(next.run(request).await)),
-        None => {
-            let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-            return (name, last(problem));
-        }
-    }
-    (name, next.run(request).await)
+    let _place = match api.places.request(&caller) {
+        Ok(place) => place,
+        Err(refused) => return (Some(caller), last(refused)),
+    };
+    let response = if request.method().is_safe() {
+        request.extensions_mut().insert(caller.clone());
+        next.run(request).await
+    } else {
+        change(api, &caller, request, next).await
+    };
+    (Some(caller), response)
 }
 
 /// An answer that is the last one of its connection: others may have it.
@@ -110,16 +115,17 @@ fn last(answer: impl IntoResponse) -> Response {
 }
 
 /// Lets a request through that changes something, if it may, and notes whose it was.
-async fn change(api: &Api, caller: Caller, mut request: Request, next: Next) -> Response {
-    let (by, method, uri) = (caller.clone(), request.method().clone(), request.uri().clone());
+async fn change(api: &Api, caller: &Caller, mut request: Request, next: Next) -> Response {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let response = match caller.may_change().and_then(|()| api.control.takes_changes()) {
         Ok(()) => {
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(caller.clone());
             next.run(request).await
         }
         Err(refused) => Problem::from(refused).into_response(),
     };
-    api.asked.tell(&by, &method, &uri, response.status());
+    let why = response.extensions().get::<Problem>();
+    api.asked.tell(caller, &method, &uri, response.status(), why);
     response
 }
 

@@ -37,6 +37,9 @@ pub struct Problem {
     /// All that is wrong with an upload.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+    /// What a tenant is told in place of `detail`, which says of the host what is none of its business.
+    #[serde(skip)]
+    pub(super) public: Option<&'static str>,
 }
 
 impl Problem {
@@ -73,6 +76,10 @@ impl Problem {
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let detail = error.to_string();
+        let public = match &error {
+            ControlError::Store(error) => error.public(),
+            _ => None,
+        };
         let (status, code) = match error {
             ControlError::Invalid(invalid) => return Self::invalid(&invalid),
             ControlError::At { error, invalid } => return Self::from(*error).at(&invalid),
@@ -105,7 +112,7 @@ impl From<ControlError> for Problem {
             ControlError::Engine(EngineError::Internal(_) | EngineError::Lost(_))
             | ControlError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
-        Self::new(status, code, detail)
+        Self { public, ..Self::new(status, code, detail) }
     }
 }
 
@@ -118,10 +125,9 @@ impl From<ControlError> for Box<Problem> {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if status.is_server_error() {
-            tracing::error!(status = self.status, code = self.code, "{}", self.detail);
-        }
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&self)).into_response();
+        // For the log, and for who must not see all of it.
+        response.extensions_mut().insert(self);
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         if status == StatusCode::UNAUTHORIZED {

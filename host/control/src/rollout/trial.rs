@@ -227,11 +227,11 @@ impl Control {
             .resolve(&state, chain, index, &trial.version)
             .and_then(|function| Ok(self.engine.begin_trial(chain, function, trial.kind())?));
         let Err(error) = begun else { return };
-        let why = format!("it cannot go on: {}", in_chain(error, &chain.name));
+        let why = format!("it cannot go on: {}", in_chain(error, &chain.name).public());
         if let Err(error) = self.trial_is_over(&state, &id, &trial.version, &why) {
             self.note(
                 chain,
-                format!("version {} of function {name} is not tried any more, because {why}; that cannot be written: {error}", trial.version),
+                format!("version {} of function {name} is not tried any more, because {why}; that cannot be written: {}", trial.version, error.public()),
             );
         }
     }

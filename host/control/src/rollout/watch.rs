@@ -211,7 +211,7 @@ impl Control {
         );
         let again = unwritten && self.put_off(faulted, then);
         let again = if again { "; it is done as soon as the store takes changes" } else { "" };
-        self.note(&faulted.chain, format!("{what}: {error}{again}"));
+        self.note(&faulted.chain, format!("{what}: {}{again}", error.public()));
     }
 
     /// Keeps a fault until the store takes changes; false: there is no thread for that.

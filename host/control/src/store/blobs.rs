@@ -67,13 +67,12 @@ impl Blobs {
     pub(super) fn read(&self, digest: &str) -> Result<Arc<[u8]>, StoreError> {
         let path = self.path(digest);
         let content = fs::read(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => StoreError::Blob(format!("{} is missing", path.display())),
+            ErrorKind::NotFound => StoreError::Blob(format!("blobs/{digest}.wasm is missing")),
             _ => StoreError::io(format!("reading {}", path.display()))(error),
         })?;
         if hex(&Sha256::digest(&content)) != digest {
             return Err(StoreError::Blob(format!(
-                "{} is not what was stored: its SHA-256 is another",
-                path.display()
+                "blobs/{digest}.wasm is not what was stored: its SHA-256 is another"
             )));
         }
         Ok(content.into())

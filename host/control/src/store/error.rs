@@ -68,6 +68,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What a tenant is told of it, which needs to know neither where the store is nor how full its disk; none: all.
+    pub(crate) fn public(&self) -> Option<&'static str> {
+        match self {
+            Self::Blob(_) => None,
+            Self::Full { .. } => {
+                Some("the host's disk is full; nothing was changed. Try again later")
+            }
+            _ => Some("the host's store failed; the host's log says how"),
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::from_io(what, source)

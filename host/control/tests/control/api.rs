@@ -453,6 +453,31 @@ async fn what_is_wrong_with_a_chain_is_said() {
     assert_eq!(answer.status, StatusCode::CREATED);
 }
 
+/// Where it lies, and what its disk says, is for who runs the host.
+#[tokio::test]
+async fn a_tenant_is_told_that_the_store_failed_and_not_where_it_is() {
+    const ACME: &str = "acme-operator-token";
+    let host = Host::new();
+    let pushed = host.push("/v1/functions/f/versions?tenant=acme&version=1.0.0", "1.0.0").await;
+    let digest = pushed.json()["digest"].as_str().unwrap().to_owned();
+    let chain = || Some(json!({"name": "c", "function": [{"use": "f"}]}));
+    let apply = async || host.ask_with(ACME, "PUT", "/v1/chains/c", chain()).await;
+    assert_eq!(apply().await.status, StatusCode::CREATED);
+    let blob = host.path("store/blobs").join(format!("{digest}.wasm"));
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::create_dir(&blob).unwrap();
+    let store = host.path("store").to_str().unwrap().to_owned();
+    let told = "the host's store failed; the host's log says how";
+    assert_eq!(apply().await.problem(500), ("internal".into(), told.into()));
+    let (_, detail) = host.ask("PUT", "/v1/chains/c?tenant=acme", chain()).await.problem(500);
+    assert!(detail.contains(&store), "{detail}");
+    let host = host.restart();
+    for path in ["/v1/status", "/v1/chains/c", "/v1/events?follow=false"] {
+        let text = host.ask_with(ACME, "GET", path, None).await.text;
+        assert!(text.contains(told) && !text.contains(&store), "{path}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn a_chain_that_cannot_come_back_is_reported_and_holds_up_nothing() {
     let host = Host::new();
