@@ -1,6 +1,6 @@
 //! `/v1/chains`
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -8,6 +8,7 @@ use axum::{Extension, Json};
 use weir_spec::{Chain, ChainTrace, Name, TapFormat, TapRequest, TappedPacket, TraceRequest};
 
 use super::extract::{self, InPath, InQuery};
+use super::places::Length;
 use super::problem::Problem;
 use super::stay::Stay;
 use super::{Api, List, OfTenant, tap};
@@ -66,8 +67,7 @@ pub(super) async fn apply(
 ) -> Result<Response, Problem> {
     let condition = extract::condition(&headers)?;
     // First the places: what waits for one takes no memory.
-    let bytes = body.size_hint().upper();
-    let large = api.places.large(&caller, bytes).await;
+    let large = api.places.large(&caller, Length::of(&body, extract::CHAIN_MAX)).await;
     let place = api.places.change(&caller).await;
     let file = extract::File::json(&headers, body, extract::CHAIN_MAX).await?;
     let by = caller.clone();

@@ -18,7 +18,7 @@ use crate::condition::Condition;
 const SMALL: usize = 64 << 10;
 
 /// Bytes of a chain as JSON: with its configuration of tens of thousands of rules.
-pub(super) const CHAIN_MAX: usize = 16 << 20;
+pub const CHAIN_MAX: usize = 16 << 20;
 
 /// Bytes of a TOML body: while it is read it takes forty times as much memory.
 pub const TOML_MAX: usize = 1 << 20;

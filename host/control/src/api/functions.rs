@@ -15,6 +15,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use weir_spec::{Invalid, Name, SwapReport, VersionSchema};
 
 use super::extract::{self, InPath, InQuery};
+use super::places::Length;
 use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
@@ -164,10 +165,11 @@ pub(super) async fn push(
 ) -> Result<(StatusCode, [(header::HeaderName, String); 1], Json<Pushed>), Problem> {
     let id = FunctionId::new(&caller.tenant(query.tenant)?, &name);
     extract::require_type(&headers, &WASM)?;
-    let place = api.places.upload(&id.tenant).await;
-    let wasm = extract::read(body, api.limits().upload).await?;
+    let most = api.limits().upload;
+    let places = api.places.upload(&id.tenant, Length::of(&body, most)).await;
+    let wasm = extract::read(body, most).await?;
     let pushed = api.change(&caller, move |control| {
-        let _place = place;
+        let _places = places;
         control.push(&id, query.version, &wasm)
     });
     let pushed = pushed.await?;

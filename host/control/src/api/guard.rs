@@ -20,6 +20,7 @@ use weir_spec::Name;
 use super::Api;
 use super::asked::{PATH_MAX, shortened};
 use super::problem::Problem;
+use super::strangers::Stranger;
 use crate::auth::Caller;
 use crate::error::ControlError;
 
@@ -96,6 +97,9 @@ async fn let_in(api: &Api, mut request: Request, next: Next) -> (Option<Caller>,
         let detail = "a token that this host knows is needed: `Authorization: Bearer TOKEN` (`weir --token`)";
         return (None, last(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)));
     };
+    if let Some(stranger) = request.extensions().get::<Stranger>() {
+        stranger.leave();
+    }
     let _place = match api.places.request(&caller) {
         Ok(place) => place,
         Err(refused) => return (Some(caller), last(refused)),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::{Body, HttpBody as _};
 use axum::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weir_spec::Name;
@@ -19,6 +20,10 @@ const UPLOADS: usize = 2;
 const CHANGES: usize = 4;
 /// Bodies of more than [`LARGE`] that are read and looked through; further ones wait.
 const LARGE_BODIES: usize = 1;
+/// Mebibytes of such bodies of all tenants together: while one is looked through it takes a few times its length. Two of the largest.
+const LARGE_IN_ALL: u32 = 128;
+/// Mebibytes of uploads of all tenants together, which are in memory until they are compiled. Eight of the largest.
+const UPLOADS_IN_ALL: u32 = 512;
 /// Bytes of a body that may be read beside others. What has no length yet may be any.
 const LARGE: u64 = 1 << 20;
 /// Traces, which have a thread as long as they last; further ones wait without.
@@ -70,8 +75,10 @@ pub(super) type Place = Option<OwnedSemaphorePermit>;
 pub(super) struct Places {
     requests: ByHolder,
     uploads: ByHolder,
+    upload_bytes: Budget,
     changes: ByHolder,
     large: ByHolder,
+    large_bytes: Budget,
     traces: ByHolder,
     logs: ByHolder,
     answers: ByHolder,
@@ -84,8 +91,10 @@ impl Default for Places {
         Self {
             requests: ByHolder::new(REQUESTS),
             uploads: ByHolder::new(UPLOADS),
+            upload_bytes: Budget::new(UPLOADS_IN_ALL),
             changes: ByHolder::new(CHANGES),
             large: ByHolder::new(LARGE_BODIES),
+            large_bytes: Budget::new(LARGE_IN_ALL),
             traces: ByHolder::new(TRACES),
             logs: ByHolder::new(LOGS),
             answers: ByHolder::new(ANSWERS),
@@ -110,9 +119,10 @@ impl Places {
         })
     }
 
-    /// Waits until something may be uploaded for this tenant, by whomever.
-    pub(super) async fn upload(&self, tenant: &Name) -> Place {
-        self.uploads.wait(Some(Holder::Tenant(tenant.clone()))).await
+    /// Waits until something of this length may be uploaded for this tenant, by whomever.
+    pub(super) async fn upload(&self, tenant: &Name, length: Length) -> [Place; 2] {
+        let own = self.uploads.wait(Some(Holder::Tenant(tenant.clone()))).await;
+        [own, self.upload_bytes.wait(length).await]
     }
 
     /// Waits until this caller may change something.
@@ -120,12 +130,14 @@ impl Places {
         self.changes.wait(Holder::of(caller)).await
     }
 
-    /// Waits until this caller may send a body of so many bytes.
-    pub(super) async fn large(&self, caller: &Caller, bytes: Option<u64>) -> Place {
-        if bytes.is_some_and(|bytes| bytes <= LARGE) {
-            return None;
+    /// Waits until this caller may send a body of this length.
+    pub(super) async fn large(&self, caller: &Caller, length: Length) -> [Place; 2] {
+        let Some(holder) = Holder::of(caller) else { return [None, None] };
+        if length.0 <= LARGE {
+            return [None, None];
         }
-        self.large.wait(Holder::of(caller)).await
+        let own = self.large.wait(Some(holder)).await;
+        [own, self.large_bytes.wait(length).await]
     }
 
     /// Waits until this caller may trace.
@@ -162,6 +174,38 @@ impl Places {
             ))
         })?;
         Ok([Some(own), Some(any)])
+    }
+}
+
+/// Bytes that a body may have.
+#[derive(Clone, Copy)]
+pub(super) struct Length(u64);
+
+impl Length {
+    /// As it is said with the body, if it is; so many at most.
+    pub(super) fn of(body: &Body, max: usize) -> Self {
+        let max = max as u64;
+        Self(body.size_hint().upper().map_or(max, |said| said.min(max)))
+    }
+}
+
+/// Mebibytes that all tenants have together.
+#[derive(Clone)]
+struct Budget {
+    all: u32,
+    free: Arc<Semaphore>,
+}
+
+impl Budget {
+    fn new(all: u32) -> Self {
+        Self { all, free: Arc::new(Semaphore::new(all as usize)) }
+    }
+
+    /// Waits for as many as it takes. Small ones need none.
+    async fn wait(&self, Length(bytes): Length) -> Place {
+        let whole = u32::try_from(bytes >> 20).unwrap_or(u32::MAX).min(self.all);
+        let free = Arc::clone(&self.free).acquire_many_owned(whole);
+        Some(free.await.expect("nobody closes these semaphores"))
     }
 }
 

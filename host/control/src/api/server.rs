@@ -23,9 +23,10 @@ use tower::ServiceExt as _;
 
 use super::socket::{Identity, is_served};
 use super::stall::{Impatient, Sent};
+use super::strangers::{Stranger, Strangers};
 use super::{Api, Peer};
 
-/// Connections by TCP at the same time; others wait to be accepted.
+/// Connections by TCP at the same time; others wait to be accepted. Those of [`Strangers`] are among them.
 const REMOTE_CONNECTIONS: usize = 512;
 /// The same for the Unix socket: whatever comes by TCP, the administrator gets in.
 const LOCAL_CONNECTIONS: usize = 128;
@@ -186,6 +187,7 @@ impl Server {
             local: Arc::new(Semaphore::new(LOCAL_CONNECTIONS)),
             remote: Arc::new(Semaphore::new(REMOTE_CONNECTIONS)),
         };
+        let strangers = Strangers::default();
         let graceful = GracefulShutdown::new();
         let mut told: Option<Instant> = None;
         loop {
@@ -205,11 +207,21 @@ impl Server {
                     continue;
                 }
             };
-            let connection = connection(stream, peer, self.router.clone(), PATIENCE);
+            let stranger = (peer == Peer::Remote).then(|| strangers.enter());
+            let router = self.router.clone();
+            let connection = connection(stream, peer, stranger.clone(), router, PATIENCE);
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!("a client's connection ended: {error}");
+                tokio::select! {
+                    served = connection => if let Err(error) = served {
+                        tracing::debug!("a client's connection ended: {error}");
+                    },
+                    () = has_to_go(stranger.as_ref()) => {
+                        tracing::debug!("a client's connection ended: it has shown no token, and others came");
+                    }
+                }
+                if let Some(stranger) = stranger {
+                    stranger.leave();
                 }
                 drop(place);
             });
@@ -225,20 +237,32 @@ impl Server {
     }
 }
 
+/// Waits until a client has to make room for others, if it ever has to.
+async fn has_to_go(stranger: Option<&Stranger>) {
+    match stranger {
+        Some(stranger) => stranger.has_to_go().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Serves a client, which may take nothing of an answer for so long.
 fn connection(
     stream: impl Stream + 'static,
     peer: Peer,
+    stranger: Option<Stranger>,
     router: Router,
     patience: Duration,
 ) -> impl GracefulConnection<Error = hyper::Error> {
     let sent = Sent::default();
     let stream = Impatient::new(stream, sent.clone(), patience);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, sent) = (router.clone(), sent.clone());
+        let (router, sent, stranger) = (router.clone(), sent.clone(), stranger.clone());
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            if let Some(stranger) = stranger {
+                request.extensions_mut().insert(stranger);
+            }
             let mut response = router.oneshot(request).await?;
             sent.begin(&mut response);
             Ok::<_, Infallible>(response)
@@ -309,7 +333,7 @@ mod tests {
             let (mut client, server) = tokio::io::duplex(1024);
             client.write_all(b"GET / HTTP/1.1\r\nHost: weir\r\n\r\n").await.unwrap();
             let router = Router::new().fallback(handler);
-            let served = connection(server, Peer::Remote, router, Duration::from_millis(20));
+            let served = connection(server, Peer::Remote, None, router, Duration::from_millis(20));
             let ended = tokio::time::timeout(limit, served).await;
             drop(client);
             ended
@@ -330,7 +354,7 @@ mod tests {
         let router = Router::new().fallback(async move || (close, vec![b' '; 1 << 20]));
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(b"GET / HTTP/1.1\r\nHost: weir\r\n\r\n").await.unwrap();
-        let served = connection(server, Peer::Remote, router, Duration::from_millis(200));
+        let served = connection(server, Peer::Remote, None, router, Duration::from_millis(200));
         let drip = async {
             let mut bytes = [0; 16];
             while client.read(&mut bytes).await.is_ok_and(|bytes| bytes > 0) {

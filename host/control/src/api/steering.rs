@@ -1,6 +1,6 @@
 //! `/v1/steering`
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -8,6 +8,7 @@ use axum::{Extension, Json};
 use weir_spec::Steering;
 
 use super::extract::{Conditions, File, InQuery, condition, etag};
+use super::places::Length;
 use super::problem::Problem;
 use super::{Api, List, OfTenant};
 use crate::auth::Caller;
@@ -51,8 +52,7 @@ pub(super) async fn apply(
     let tenant = caller.tenant(query.tenant)?;
     let condition = condition(&headers)?;
     // First the places: what waits for one takes no memory.
-    let bytes = body.size_hint().upper();
-    let large = api.places.large(&caller, bytes).await;
+    let large = api.places.large(&caller, Length::of(&body, BODY_MAX)).await;
     let place = api.places.change(&caller).await;
     let file = File::any(&headers, body, BODY_MAX).await?;
     let steered = api.begin(&caller, move |control| {

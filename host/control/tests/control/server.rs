@@ -66,6 +66,47 @@ async fn the_socket_is_the_owners_and_tcp_wants_a_token() {
     assert!(!socket.exists());
 }
 
+/// Else whoever can reach the address could keep out everybody, without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_no_token_makes_room_for_others() {
+    let host = Host::new();
+    let listen = Some("127.0.0.1:0".parse().unwrap());
+    let server = Server::bind(&host.api, &host.path("api.sock"), listen).await.unwrap();
+    let address = server.address().unwrap();
+    let serving = tokio::spawn(server.serve(host.stopping()));
+    let client = tokio::task::spawn_blocking(move || {
+        let stays = "GET /healthz HTTP/1.1\r\nHost: weir\r\nAuthorization: Bearer acme-viewer-token\r\n\r\n";
+        let ask = |stream: &mut TcpStream| {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.write_all(stays.as_bytes()).unwrap();
+            let mut answer = [0; 1024];
+            let read = stream.read(&mut answer).unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK\r\n"), "{:?}", &answer[..read]);
+        };
+        let connect = || TcpStream::connect(address).unwrap();
+        let mut known = connect();
+        ask(&mut known);
+        let begun = Instant::now();
+        let mut silent: Vec<_> = (0..200).map(|_| connect()).collect();
+        ask(&mut connect());
+        // As many as have no place any more, the first ones, and only those.
+        for stream in &mut silent[..72] {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            assert!(!stream.read(&mut [0]).is_ok_and(|bytes| bytes > 0));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(8), "no head came in time: another thing");
+        for stream in &mut silent[80..] {
+            stream.set_nonblocking(true).unwrap();
+            let waits = stream.read(&mut [0]).unwrap_err();
+            assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+        }
+        ask(&mut known);
+    });
+    client.await.unwrap();
+    host.stop();
+    serving.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_of_events_do_not_hold_up_the_end() {
     let host = Host::new();

@@ -211,6 +211,41 @@ async fn streams_end_with_their_token() {
     assert!(!String::from_utf8_lossy(&rest).contains("secret"));
 }
 
+/// Each tenant has one that is large, and all together no more memory than the host can spare.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_of_all_tenants_are_bounded_together() {
+    let host = host().await;
+    let (reads, mut is_read) = tokio::sync::mpsc::unbounded_channel();
+    // How long it is is not said, so it may have the 64 MiB that rules may have.
+    let send = async |tenant: &str| {
+        host.ask("PUT", &format!("/v1/tenants/{tenant}"), Some(json!({}))).await;
+        let role = Some(json!({"role": "operator"}));
+        let made = host.ask("POST", &format!("/v1/tenants/{tenant}/tokens"), role).await.json();
+        let token = made["token"].as_str().unwrap().to_owned();
+        let (reads, host) = (reads.clone(), Arc::clone(&host));
+        let body = futures_util::stream::once(async move {
+            reads.send(()).unwrap();
+            std::future::pending::<Result<&str, std::convert::Infallible>>().await
+        });
+        tokio::spawn(async move {
+            host.open_with(&token, "PUT", "/v1/steering", Body::from_stream(body)).await
+        })
+    };
+    let first = send("t0").await;
+    let second = send("t1").await;
+    for _ in 0..2 {
+        in_time(is_read.recv()).await.unwrap();
+    }
+    let _third = send("t2").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(is_read.try_recv().is_err(), "it is read beside the others");
+    let answer = host.ask_with(OPERATOR, "PUT", "/v1/chains/a", Some(chain("a"))).await;
+    assert_eq!(answer.status, StatusCode::OK, "small ones wait for nobody: {}", answer.text);
+    first.abort();
+    in_time(is_read.recv()).await.unwrap();
+    second.abort();
+}
+
 /// What waits for its place is not in memory, and large answers that nobody takes are not either.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_read_and_answers_made_for_those_who_have_a_place() {
