@@ -98,6 +98,9 @@ pub struct Status {
     /// the administrator: the line that is wrong can be a token's.
     #[serde(default)]
     pub config_problem: Option<String>,
+    /// Why the store takes no changes now; none: it does. For a tenant without where it is and how full its disk.
+    #[serde(default)]
+    pub store_problem: Option<String>,
     /// Requests to the API that were refused, by status: 401 without a token that the host knows, 403 with one that is not for this. For whoever
     /// may know of all tenants.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -332,6 +335,7 @@ impl Control {
             failed: failed.map(|(id, failure)| (id.to_string(), failure.why.clone())).collect(),
             steering: self.steering_status(tenant),
             config_problem: self.config_problem(tenant.is_none()),
+            store_problem: self.store_problem(tenant.is_none()),
             api_refused: match tenant {
                 None => self.refusals.counts(),
                 Some(_) => BTreeMap::new(),
@@ -344,6 +348,12 @@ impl Control {
         let problem = self.config_problem.lock().unwrap_or_else(PoisonError::into_inner);
         let problem = problem.as_ref();
         problem.map(|why| if whole { why.clone() } else { A_MISTAKE.to_owned() })
+    }
+
+    fn store_problem(&self, whole: bool) -> Option<String> {
+        let problem = self.store.takes_changes().err()?;
+        let public = problem.public().filter(|_| !whole);
+        Some(public.map_or_else(|| problem.to_string(), str::to_owned))
     }
 
     /// Waits for one's turn to change a tenant's things.

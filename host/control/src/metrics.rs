@@ -201,6 +201,9 @@ fn host(registry: &mut Registry, status: &Status) {
     let taken = "Whether the configuration was taken when it was read last";
     let taken = Gauges::new(registry, "config_last_reload_successful", taken);
     taken.set(&[], f64::from(u8::from(status.config_problem.is_none())));
+    let writable = "Whether the store takes changes";
+    let writable = Gauges::new(registry, "store_writable", writable);
+    writable.set(&[], f64::from(u8::from(status.store_problem.is_none())));
     let carrier =
         "How the gateway and the processes of chains reach each other: 1 for the one in use";
     let carriers = Gauges::new(registry, "gateway_carrier", carrier);

@@ -19,6 +19,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::backends::InMemoryBackend;
@@ -59,6 +60,8 @@ pub struct Store {
     reserve: u64,
     /// One change at a time. None: has to be opened anew.
     database: Mutex<Option<Database>>,
+    /// Whether the last write failed.
+    failed: AtomicBool,
     /// Held as long as we live.
     _lock: File,
 }
@@ -106,6 +109,7 @@ impl Store {
             state: RwLock::new(Arc::new(state)),
             reserve: RESERVE,
             database: Mutex::new(Some(database)),
+            failed: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -134,6 +138,15 @@ impl Store {
     /// When there is not.
     pub fn has_room(&self) -> Result<(), StoreError> {
         self.check_space(0)
+    }
+
+    /// Whether it takes changes, as far as that is known: a disk on which the last write failed is tried again.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn takes_changes(&self) -> Result<(), StoreError> {
+        self.has_room()?;
+        if self.failed.load(Ordering::Relaxed) { self.can_write() } else { Ok(()) }
     }
 
     /// Whether something can be removed: that takes no room that is kept free, but a write that the disk takes. As [`Self::has_room`].
@@ -227,11 +240,16 @@ impl Store {
         removed: &[&String],
         added: &Encoded,
     ) -> Result<(), StoreError> {
-        let database = match slot {
-            Some(database) => database,
-            None => slot.insert(self.reopen(before)?),
+        let mut done = || {
+            let database = match slot {
+                Some(database) => database,
+                None => slot.insert(self.reopen(before)?),
+            };
+            write(database, removed, added)
         };
-        write(database, removed, added)
+        let done = done();
+        self.failed.store(done.is_err(), Ordering::Relaxed);
+        done
     }
 
     /// Opens the database again after a failure, and makes it say what memory says: a transaction that

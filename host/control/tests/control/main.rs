@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod alerts;
 mod api;
 mod authorization;
 mod common;

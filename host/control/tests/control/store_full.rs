@@ -157,11 +157,24 @@ async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
     apply(&host, "new").await.problem(507);
     apply(&host, "a").await.problem(507);
     let rules = json!({"rule": [{"proto": "udp", "to": "drop"}]});
-    host.ask("PUT", "/v1/steering", Some(rules)).await.problem(507);
+    let (_, detail) =
+        host.ask("PUT", "/v1/steering?tenant=acme", Some(rules.clone())).await.problem(507);
+    assert!(detail.contains(host.path("store").to_str().unwrap()), "{detail}");
+    // How full the disk is and where the store lies is for who runs the host.
+    let answer = host.ask_with("acme-operator-token", "PUT", "/v1/steering", Some(rules)).await;
+    let told = "the host's disk is full; nothing was changed. Try again later";
+    assert_eq!(answer.problem(507), ("store-full".into(), told.into()));
     assert_eq!(host.engine.calls(), [""; 0]);
     assert_eq!(host.running().await, ["a=1.0.0", "b=1.0.0"]);
+    let metrics = async || host.ask("GET", "/metrics", None).await.text;
+    assert!(metrics().await.contains("\nweir_store_writable 0.0\n"), "{}", metrics().await);
+    let problem = async |path| host.ask("GET", path, None).await.json()["store_problem"].take();
+    let full = problem("/v1/status").await;
+    assert!(full.as_str().unwrap().contains("bytes are free"), "{full}");
+    assert_eq!(problem("/v1/status?tenant=acme").await, told);
 
     disk.empty();
+    assert!(metrics().await.contains("\nweir_store_writable 1.0\n"), "{}", metrics().await);
     assert_eq!(swap().await.status, 200);
     disk.fill(4096);
     let back = host.ask("POST", "/v1/functions/f/rollback", None).await;

@@ -117,6 +117,9 @@ fn status_text(status: &Status) -> String {
             "\nthe configuration was not taken when it was read last: {problem}\n"
         ));
     }
+    if let Some(problem) = &status.store_problem {
+        text.push_str(&format!("\nthe store takes no changes: {problem}\n"));
+    }
     if !status.engine.ports.is_empty() {
         text.push('\n');
         text.push_str(&port_text(&status.engine.ports));
