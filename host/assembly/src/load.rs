@@ -81,7 +81,7 @@ fn read(function: &FunctionUse, beside: &Path, functions: &Path) -> Result<Arc<[
             return invalid;
         }
         invalid.help(format!(
-            "it is looked for in {}, then beside the chain file: build it with scripts/build, or say where it is with `path = \"FILE\"`",
+            "it is looked for in {} (`--functions`), then beside the chain file: build it with scripts/build, or say in the file where it is with `path = \"FILE\"`",
             functions.display()
         ))
     })

@@ -503,7 +503,7 @@ impl Check for Chain {
         }
         if self.from.is_some() && self.from == self.to && self.symmetric {
             return Err(Invalid::at("to", "`to` is the same port as `from`")
-                .help("set `symmetric = false`: a packet's direction cannot be told by its port"));
+                .help("leave `to` out if packets go back where they came from, or set `symmetric = false`: a packet's direction cannot be told by its port"));
         }
         Ok(())
     }

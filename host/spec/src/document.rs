@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::invalid::{Check, Invalid, Segment, explain};
+use crate::PortKind;
+use crate::invalid::{Check, Invalid, Segment, among, explain};
 
 /// A model with the file it was read from.
 #[derive(Clone, Debug)]
@@ -117,8 +118,14 @@ impl<T: DeserializeOwned + Check> Document<T> {
                 let span = error.span().unwrap_or(0..0);
                 // A key that is missing at the top has no place.
                 let table = if span.is_empty() { None } else { DeTable::parse(text).ok() };
-                let path = table.map(|table| path_at(&table, &span));
+                let path = table.as_ref().map(|table| path_at(table, &span));
                 let path = path.unwrap_or_default();
+                let help = match &table {
+                    Some(table) if message.starts_with("unknown key") => {
+                        keys_of_its_kind(table, &path).or(help)
+                    }
+                    _ => help,
+                };
                 let entries = match path.last() {
                     Some(Segment::Key(key)) if message == A_TABLE_FOR_MANY => {
                         Some(format!("each entry begins with `[[{key}]]`"))
@@ -189,6 +196,17 @@ fn excerpt(line: &str, column: usize, width: usize) -> (String, usize, usize) {
     let ends = if length > left_out + SHOWN { "..." } else { "" };
     let before = column - left_out;
     (format!("{begins}{}{ends}", shown(&part)), begins.len() + before, width.min(SHOWN - before))
+}
+
+/// What is allowed in place of a key that no kind of port has: the keys of the kind that this one is.
+fn keys_of_its_kind(table: &Spanned<DeTable<'_>>, path: &[Segment]) -> Option<String> {
+    let [Segment::Key(ports), Segment::Index(index), Segment::Key(key)] = path else { return None };
+    if ports != "port" {
+        return None;
+    }
+    let port = table.get_ref().get("port")?.get_ref().as_array()?.get(*index)?;
+    let kind = port.get_ref().as_table()?.get("kind")?.get_ref().as_str()?;
+    Some(among(key, &PortKind::named(kind)?.keys()))
 }
 
 /// The path of the innermost key or value that the span touches.

@@ -125,11 +125,7 @@ pub fn explain(serde: &str) -> (String, Option<String>) {
         if allowed.is_empty() {
             return (format!("{ours}{found}"), Some("no keys are allowed here".into()));
         }
-        let mut help = format!("allowed: {}", allowed.join(", "));
-        if let Some(meant) = nearest(found.trim_matches('`'), &allowed) {
-            help = format!("did you mean `{meant}`? {help}");
-        }
-        return (format!("{ours}{found}"), Some(help));
+        return (format!("{ours}{found}"), Some(among(found.trim_matches('`'), &allowed)));
     }
     if let Some(rest) = serde.strip_prefix("missing field ") {
         return (format!("missing key {rest}"), None);
@@ -164,6 +160,15 @@ fn plain(expected: &str) -> &str {
         "path string" => "a path",
         other if other.starts_with("struct ") => "a table",
         other => other,
+    }
+}
+
+/// What is allowed in place of this, and which of it was meant, as help.
+pub(crate) fn among(found: &str, allowed: &[&str]) -> String {
+    let help = format!("allowed: {}", allowed.join(", "));
+    match did_you_mean(found, allowed) {
+        Some(meant) => format!("{meant} {help}"),
+        None => help,
     }
 }
 

@@ -35,6 +35,49 @@ impl PortKind {
             Self::Dpdk => "dpdk",
         }
     }
+
+    /// That of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Pcap, Self::Memory, Self::Xdp, Self::Dpdk].into_iter().find(|k| k.name() == name)
+    }
+
+    /// The keys that a port of this kind may have.
+    pub(crate) fn keys(self) -> Vec<&'static str> {
+        [&["name", "kind", "tenant", "kernel", "kernel-port"], self.own_keys()].concat()
+    }
+
+    /// Those that not all kinds have.
+    const fn own_keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Pcap => &["file", "output", "pace", "rounds"],
+            Self::Memory => &["generate"],
+            Self::Xdp => &[
+                "interface",
+                "queue",
+                "queues",
+                "mode",
+                "pin",
+                "busy-poll",
+                "rx-ring",
+                "tx-ring",
+                "leave",
+                "claim",
+                "peer",
+            ],
+            Self::Dpdk => &[
+                "device",
+                "queues",
+                "peer",
+                "rx-descriptors",
+                "tx-descriptors",
+                "mtu",
+                "promiscuous",
+                "multicast",
+                "checksum-offload",
+                "idle",
+            ],
+        }
+    }
 }
 
 /// How fast a capture is read.
@@ -206,44 +249,37 @@ impl Port {
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        let keys = [
-            ("file", self.file.is_some(), PortKind::Pcap),
-            ("output", self.output.is_some(), PortKind::Pcap),
-            ("pace", self.pace.is_some(), PortKind::Pcap),
-            ("rounds", self.rounds.is_some(), PortKind::Pcap),
-            ("generate", self.generate.is_some(), PortKind::Memory),
-            ("interface", self.interface.is_some(), PortKind::Xdp),
-            ("queue", self.queue.is_some(), PortKind::Xdp),
-            ("mode", self.mode.is_some(), PortKind::Xdp),
-            ("pin", self.pin.is_some(), PortKind::Xdp),
-            ("busy-poll", self.busy_poll.is_some(), PortKind::Xdp),
-            ("rx-ring", self.rx_ring.is_some(), PortKind::Xdp),
-            ("tx-ring", self.tx_ring.is_some(), PortKind::Xdp),
-            ("leave", !self.leave.is_empty(), PortKind::Xdp),
-            ("claim", !self.claim.is_empty(), PortKind::Xdp),
-            ("device", self.device.is_some(), PortKind::Dpdk),
-            ("queues", self.queues.is_some(), PortKind::Dpdk),
-            ("peer", self.peer.is_some(), PortKind::Dpdk),
-            ("rx-descriptors", self.rx_descriptors.is_some(), PortKind::Dpdk),
-            ("tx-descriptors", self.tx_descriptors.is_some(), PortKind::Dpdk),
-            ("mtu", self.mtu.is_some(), PortKind::Dpdk),
-            ("promiscuous", self.promiscuous.is_some(), PortKind::Dpdk),
-            ("multicast", self.multicast.is_some(), PortKind::Dpdk),
-            ("checksum-offload", self.checksum_offload.is_some(), PortKind::Dpdk),
-            ("idle", self.idle.is_some(), PortKind::Dpdk),
+        let given = [
+            ("file", self.file.is_some()),
+            ("output", self.output.is_some()),
+            ("pace", self.pace.is_some()),
+            ("rounds", self.rounds.is_some()),
+            ("generate", self.generate.is_some()),
+            ("interface", self.interface.is_some()),
+            ("queue", self.queue.is_some()),
+            ("mode", self.mode.is_some()),
+            ("pin", self.pin.is_some()),
+            ("busy-poll", self.busy_poll.is_some()),
+            ("rx-ring", self.rx_ring.is_some()),
+            ("tx-ring", self.tx_ring.is_some()),
+            ("leave", !self.leave.is_empty()),
+            ("claim", !self.claim.is_empty()),
+            ("device", self.device.is_some()),
+            ("queues", self.queues.is_some()),
+            ("peer", self.peer.is_some()),
+            ("rx-descriptors", self.rx_descriptors.is_some()),
+            ("tx-descriptors", self.tx_descriptors.is_some()),
+            ("mtu", self.mtu.is_some()),
+            ("promiscuous", self.promiscuous.is_some()),
+            ("multicast", self.multicast.is_some()),
+            ("checksum-offload", self.checksum_offload.is_some()),
+            ("idle", self.idle.is_some()),
         ];
-        for (key, given, kind) in keys {
-            let of = |key: &str, kind| {
-                kind == self.kind
-                    || (["queues", "peer"].contains(&key) && self.kind == PortKind::Xdp)
-            };
-            if given && !of(key, kind) {
-                let own: Vec<_> = keys.iter().filter(|k| of(k.0, k.2)).map(|k| k.0).collect();
-                let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
-                let help =
-                    format!("allowed: name, kind, tenant, kernel, kernel-port, {}", own.join(", "));
-                return Err(Invalid::at(key, message).help(help));
-            }
+        let own = self.kind.own_keys();
+        if let Some((key, _)) = given.iter().find(|(key, given)| *given && !own.contains(key)) {
+            let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
+            let help = format!("allowed: {}", self.kind.keys().join(", "));
+            return Err(Invalid::at(*key, message).help(help));
         }
         if let Some(interface) = &self.kernel {
             check_interface("kernel", interface)?;

@@ -93,6 +93,7 @@ pub(crate) enum Command {
     /// Make a component of a core module, as compilers for languages without component tools give it.
     Component(ComponentArgs),
     /// Write a project for a function: a template that works, with its tests, its build script and the SDK.
+    #[command(override_usage = "weir new [OPTIONS] --lang <LANGUAGE> [NAME]")]
     New(NewArgs),
     /// Test a function with captures or requests: the host's own engine, without a host and without root.
     Test(TestArgs),

@@ -370,7 +370,7 @@ the chain has two functions named "a"
 3 | to = "a"
   |      ^^^
   = key: to
-  = set `symmetric = false`: a packet's direction cannot be told by its port
+  = leave `to` out if packets go back where they came from, or set `symmetric = false`: a packet's direction cannot be told by its port
 "#,
     );
     refused::<HostConfig>(
@@ -383,6 +383,31 @@ a port of kind "memory" has no `file`
   |        ^^^^^^^^^
   = key: port[0].file
   = allowed: name, kind, tenant, kernel, kernel-port, generate
+"#,
+    );
+    // What other kinds have is no help.
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\nkind = \"memory\"\n[[port]]\nname = \"b\"\niface = \"eth0\"\nkind = \"xdp\"\n",
+        r#"
+unknown key `iface`
+ --> file.toml:6:1
+  |
+6 | iface = "eth0"
+  | ^^^^^
+  = key: port[1].iface
+  = allowed: name, kind, tenant, kernel, kernel-port, interface, queue, queues, mode, pin, busy-poll, rx-ring, tx-ring, leave, claim, peer
+"#,
+    );
+    refused::<HostConfig>(
+        "[[port]]\nname = \"a\"\nkind = \"dpdk\"\nqueue = 2\ndevise = \"x\"\n",
+        r#"
+unknown key `devise`
+ --> file.toml:5:1
+  |
+5 | devise = "x"
+  | ^^^^^^
+  = key: port[0].devise
+  = did you mean `device`? allowed: name, kind, tenant, kernel, kernel-port, device, queues, peer, rx-descriptors, tx-descriptors, mtu, promiscuous, multicast, checksum-offload, idle
 "#,
     );
     refused::<HostConfig>(

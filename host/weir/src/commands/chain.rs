@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use reqwest::Method;
-use weir_control::api::List;
+use weir_control::api::{CHAIN_MAX, List};
 use weir_control::{Applied, ChainView, Pushed};
 use weir_spec::{Chain, Document, Invalid, Name};
 
@@ -44,8 +44,12 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
     let waiting = output.wait(format!("compiling and deploying {}", chain.name));
     let path = ["chains", chain.name.as_str()];
     let applied: Applied = client.send_json(Method::PUT, &path, &chain).map_err(|error| {
+        let refused = error.downcast_ref::<Refused>();
+        if refused.is_some_and(Refused::is_too_large) {
+            return too_large(file, &chain);
+        }
         // What is wrong with a value is shown where the file has it.
-        let invalid = error.downcast_ref::<Refused>().and_then(Refused::invalid);
+        let invalid = refused.and_then(Refused::invalid);
         invalid.map_or(error, |invalid| document.locate(invalid).into())
     })?;
     drop(waiting);
@@ -62,6 +66,16 @@ fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
         text.push_str(&show(&applied.view));
         text
     })
+}
+
+/// Says how much too large a chain is, and what to do.
+fn too_large(file: &Path, chain: &Chain) -> anyhow::Error {
+    let bytes = serde_json::to_vec(chain).map_or(0, |text| text.len());
+    anyhow::anyhow!(
+        "{}: chain {} has {bytes} bytes as JSON, and {CHAIN_MAX} (16 MiB) are allowed: give its functions less `config`, or make several chains of it",
+        file.display(),
+        chain.name
+    )
 }
 
 /// Pushes the functions that the file gives as `path`, under their names in the chain, and names them instead.

@@ -57,6 +57,11 @@ pub(super) fn run(args: &ReplayArgs) -> Result<ReplayReport> {
         outcome.report.trace = trace::told(&weir_assembly::ways(trace.recorded().0, &names))?;
     }
     if !args.quiet {
+        let read = outcome.report.packets_in;
+        if let Some(which) = args.trace.as_ref().filter(|which| *which.start() > read) {
+            let (from, to) = which.clone().into_inner();
+            eprintln!("note: the capture has {read} packets, none of {from}-{to} to be traced");
+        }
         // What is wrong with the capture is told below.
         let told = |event: &&String| outcome.damage.as_ref().is_none_or(|d| !event.contains(d));
         for event in outcome.events.iter().filter(told) {

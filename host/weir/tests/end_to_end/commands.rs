@@ -281,6 +281,12 @@ fn a_trace_shows_what_each_function_did() {
     // Whether somebody looks makes no difference.
     assert_eq!(weir(directory.path(), &replay).status, Some(0));
     assert_eq!(fs::read(directory.path().join("out.pcap")).unwrap(), written);
+    let beyond = weir(directory.path(), &[&replay[..], &["--trace", "1000-1001"]].concat());
+    assert_eq!(beyond.status, Some(0), "{}", beyond.err);
+    assert!(beyond.err.ends_with(" packets, none of 1000-1001 to be traced\n"), "{}", beyond.err);
+    let nowhere = replay[..replay.len() - 1].iter().chain(&["nowhere"]).copied();
+    let nowhere = weir(directory.path(), &nowhere.collect::<Vec<_>>());
+    assert!(nowhere.err.contains("it is looked for in nowhere (`--functions`)"), "{}", nowhere.err);
     for wrong in ["0", "3-2", "x"] {
         let answer = weir(directory.path(), &[&replay[..], &["--trace", wrong]].concat());
         assert_eq!(answer.status, Some(2), "{}", answer.err);

@@ -60,6 +60,18 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
         function["versions"][1]["withdrawn"].is_string()
             && function["chains"][0]["version"] == "1.0.0"
     });
+    // Whoever was not there finds in the log why.
+    let told = r#"status=409 code="conflict" detail="from: port in belongs to chain edge"#;
+    assert!(host.log().contains(told), "{}", host.log());
+    // The administrator easily forgets whose the port is.
+    host.write("c.toml", CHAIN.replace("\"in\"", "\"theirs\""));
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("= port theirs is tenant acme's: `--tenant acme`"), "{error}");
+    let large = format!("{CHAIN}[function.config]\ntext = \"{}\"\n", "x".repeat(16 << 20));
+    host.write("c.toml", large);
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("c.toml: chain edge has 16777"), "{error}");
+    assert!(error.contains(" bytes as JSON, and 16777216 (16 MiB) are allowed"), "{error}");
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
 }
@@ -104,7 +116,8 @@ fn a_canary_gets_a_share_and_becomes_the_running_version() {
 
 #[test]
 fn a_refused_change_leaves_what_runs() {
-    let mut host = Host::start(TRAFFIC);
+    let theirs = "[[port]]\nname = \"theirs\"\nkind = \"memory\"\ntenant = \"acme\"\n";
+    let mut host = Host::start(&format!("{TRAFFIC}{theirs}"));
     push(&host, "1.0.0", &pass(1));
     apply(&host);
     for (text, expected) in [
