@@ -110,6 +110,7 @@ async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(S
     loop {
         let upstream = site.next(chosen, &tried)?;
         finish.at(&upstream);
+        upstream.standing.asked();
         upstream.counters.requests.add(1);
         match upstream.connect(site.told(origin)).await {
             Ok(connected) => {

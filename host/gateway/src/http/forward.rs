@@ -46,6 +46,7 @@ pub(crate) async fn send(
     let Some(mut upstream) = site.next(chosen, &tried) else { return Err(nobody) };
     loop {
         at(&upstream);
+        upstream.standing.asked();
         let config = &upstream.route.config;
         let mut lent = None;
         if let Some(request) = request {

@@ -62,6 +62,21 @@ impl Standing {
         until == 0 || now() >= until
     }
 
+    /// It gets a request. The first one behind the time for which it was passed by is a trial: it is passed by for as long again, unless that
+    /// one is answered, so that an upstream which hangs has a request at a time, and not its share of all.
+    pub(crate) fn asked(&self) {
+        let until = self.until.load(Relaxed);
+        if until == 0 {
+            return;
+        }
+        let now = now();
+        if now >= until {
+            let again = now + PASSED_BY.as_millis() as u64;
+            // Another thread may be as fast: two trials do no harm.
+            let _ = self.until.compare_exchange(until, again, Relaxed, Relaxed);
+        }
+    }
+
     /// Why it may have no requests; none if it may.
     pub(crate) fn problem(&self) -> Option<String> {
         if self.healthy() {
@@ -180,6 +195,27 @@ mod tests {
         assert!(standing.healthy());
         standing.ill(3, "status 500");
         assert!(!standing.healthy());
+    }
+
+    #[test]
+    fn an_upstream_that_was_passed_by_has_one_request_at_a_time_until_it_answers() {
+        let (standing, _) = standing();
+        (0..3).for_each(|_| standing.failed(Failure::UpstreamSlow, None));
+        let time_is_over = || standing.until.store(1, Relaxed);
+        assert!(!standing.healthy());
+        // Who asks it all the same, because there is no other, is no trial.
+        let until = standing.until.load(Relaxed);
+        standing.asked();
+        assert_eq!(standing.until.load(Relaxed), until);
+        for _ in 0..3 {
+            time_is_over();
+            assert!(standing.healthy());
+            standing.asked();
+            assert!(!standing.healthy(), "the first request waits for its answer");
+        }
+        standing.answered();
+        standing.asked();
+        assert!(standing.healthy());
     }
 
     /// Counts how often it is put into words.
