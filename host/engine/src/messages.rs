@@ -96,8 +96,13 @@ impl Messages {
             return Ok(());
         }
         let threads = usize::from(self.config.threads);
-        let config =
-            GatewayConfig { threads, news: self.upstream_news(), ..GatewayConfig::default() };
+        let config = GatewayConfig {
+            threads,
+            response_buffers: usize::try_from(self.config.response_buffers.get())
+                .unwrap_or(usize::MAX),
+            news: self.upstream_news(),
+            ..GatewayConfig::default()
+        };
         let gateway = Gateway::start(config).context("starting the gateway")?;
         if self.config.mode == GatewayMode::Process {
             let _ = self.hub.set(Hub::new());

@@ -16,13 +16,20 @@ pub struct GatewayConfig {
     pub threads: usize,
     /// What the field `via` calls this gateway: a token (RFC 9110 section 7.6.3).
     pub via: String,
+    /// Bytes of responses that HTTP/2 clients leave untaken, on each thread; above it those are given up that have waited longest.
+    pub response_buffers: usize,
     /// Who is told which upstreams are down.
     pub news: News,
 }
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        Self { threads: 1, via: "weir".to_owned(), news: News::default() }
+        Self {
+            threads: 1,
+            via: "weir".to_owned(),
+            response_buffers: 128 << 20,
+            news: News::default(),
+        }
     }
 }
 

@@ -109,7 +109,9 @@ impl Gateway {
                 .map_err(|_| wrong(format!("via = {:?}: not a token", config.via)))
         };
         let via = [via("1.0")?, via("1.1")?, via("2")?];
-        let threads = (0..config.threads).map(Handle::start).collect::<Result<_, _>>();
+        let threads = (0..config.threads)
+            .map(|number| Handle::start(number, config.response_buffers))
+            .collect::<Result<_, _>>();
         let threads = threads.map_err(GatewayError::Thread)?;
         let keeper = Keeper::start().map_err(GatewayError::Thread)?;
         Ok(Self { via, threads, keeper, news: config.news, listeners: Mutex::default() })

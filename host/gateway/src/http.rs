@@ -11,6 +11,7 @@ pub(crate) mod forward;
 pub(crate) mod journey;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
+pub(crate) mod response_buffers;
 pub(crate) mod retry_body;
 pub(crate) mod retry_head;
 pub(crate) mod rules;

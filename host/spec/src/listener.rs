@@ -53,6 +53,9 @@ pub struct Gateway {
     /// Bytes of the store that a tenant's functions share.
     #[serde(default = "store")]
     pub store: Size,
+    /// Bytes of responses that HTTP/2 clients leave untaken, on each thread; above it those are given up that have waited longest.
+    #[serde(default = "response_buffers")]
+    pub response_buffers: Size,
     /// How long a worker process may give no sign of life while something waits for it; then it is ended and started again.
     #[serde(default = "worker_timeout")]
     pub worker_timeout: Period,
@@ -74,15 +77,25 @@ const fn store() -> Size {
     Size::mebibytes(64)
 }
 
+const fn response_buffers() -> Size {
+    Size::mebibytes(128)
+}
+
 const fn worker_timeout() -> Period {
     Period::milliseconds(5_000)
 }
 
 impl Default for Gateway {
     fn default() -> Self {
-        let mode = GatewayMode::default();
-        let worker_timeout = worker_timeout();
-        Self { threads: one(), mode, rooms: rooms(), room: room(), store: store(), worker_timeout }
+        Self {
+            threads: one(),
+            mode: GatewayMode::default(),
+            rooms: rooms(),
+            room: room(),
+            store: store(),
+            response_buffers: response_buffers(),
+            worker_timeout: worker_timeout(),
+        }
     }
 }
 
@@ -100,6 +113,10 @@ impl Gateway {
         if !(16..=1 << 20).contains(&self.rooms) || u64::from(self.rooms) * room > 1 << 30 {
             return Err(Invalid::at("rooms", format!("{} rooms of {}", self.rooms, self.room))
                 .help("allowed: 16 to 1048576, and 1GiB in all"));
+        }
+        if self.response_buffers < Size::mebibytes(1) {
+            let message = format!("{} for all responses", self.response_buffers);
+            return Err(Invalid::at("response-buffers", message).help("allowed: 1MiB and more"));
         }
         let timeout = self.worker_timeout.get();
         if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&timeout) {

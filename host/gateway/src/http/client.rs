@@ -69,6 +69,8 @@ enum Stop {
     Untaken,
     /// Exchanges are under way and nothing moves.
     Stalled,
+    /// The client does not take what was written, and the room is wanted.
+    Full,
     /// The client begins requests and gives them up.
     Flood,
     Killed,
@@ -78,7 +80,7 @@ impl Stop {
     /// How the connection ends by this. `cut`: the client has to see that something is missing.
     fn ends(&self, cut: bool) -> Ended {
         match self {
-            Self::Stalled | Self::Flood | Self::Killed => Ended::Reset,
+            Self::Stalled | Self::Full | Self::Flood | Self::Killed => Ended::Reset,
             _ if cut => Ended::Reset,
             Self::Done(Err(_)) => Ended::ClientGone,
             Self::Done(Ok(())) | Self::Idle | Self::SlowHead | Self::Untaken => Ended::Delivered,
@@ -189,7 +191,7 @@ impl Client {
             Stop::Idle => {
                 let _ = stream.shutdown().await;
             }
-            Stop::Stalled | Stop::Flood | Stop::Killed => stream.abort(),
+            Stop::Stalled | Stop::Full | Stop::Flood | Stop::Killed => stream.abort(),
         }
         how
     }
@@ -198,7 +200,7 @@ impl Client {
     pub(crate) async fn http2(self: Rc<Self>, stream: Stream, admission: Admission) -> Ended {
         let site = self.listener.site();
         let this = Rc::clone(&self);
-        let bodies = Rc::new(StreamBodies::default());
+        let bodies = StreamBodies::new(&self.listener.buffers, &self.pulse);
         let of_streams = Rc::clone(&bodies);
         let service = service_fn(move |request| {
             let (this, bodies) = (Rc::clone(&this), Rc::clone(&of_streams));
@@ -237,6 +239,9 @@ impl Client {
             if busy && deadline.expired(cx, moved + stall) {
                 return Poll::Ready(Stop::Stalled);
             }
+            if bodies.is_full() {
+                return Poll::Ready(Stop::Full);
+            }
             while !bodies.is_empty() && watch.expired(cx, watched + timeouts.body / 4) {
                 watched = Instant::now();
                 bodies.give_up(timeouts.body);
@@ -267,6 +272,10 @@ impl Client {
             Stop::Untaken => site.counters.failures.count(Failure::UpstreamSlow),
             // What is still under way ends with the connection, which goes now.
             Stop::Stalled => self.pulse.stalled.set(true),
+            Stop::Full => {
+                self.pulse.stalled.set(true);
+                site.counters.failures.count(Failure::BuffersFull);
+            }
             _ => (),
         }
         how

@@ -71,6 +71,16 @@ impl<S: Body<Data = Bytes, Error = Fault> + Unpin> Filtered<S> {
     }
 
     /// Where its bytes come from.
+    pub(crate) fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Bytes of the source's last frame, and of what was let go, that are still here.
+    pub(crate) fn keeps(&self) -> usize {
+        self.rest.len() + self.released.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The same, to be changed.
     pub(crate) fn source_mut(&mut self) -> &mut S {
         &mut self.source
     }

@@ -91,8 +91,8 @@ pub(crate) struct Finish {
     whole: Ended,
     /// The request's body, if it has one.
     upload: Option<Rc<Progress>>,
-    /// The client went because it was too slow.
-    slow: bool,
+    /// Why it was ended, if the client was too slow.
+    slow: Option<Failure>,
     delivered: bool,
     asked: Asked,
     /// Bytes of the response's body that left.
@@ -122,7 +122,7 @@ impl Finish {
             how,
             whole,
             upload: None,
-            slow: false,
+            slow: None,
             delivered: false,
             asked: Asked::default(),
             sent: Cell::new(0),
@@ -328,8 +328,8 @@ impl Finish {
     }
 
     /// It ends because the client does not take the response, or does not send the rest of its request.
-    pub(crate) fn slow(&mut self) {
-        self.slow = true;
+    pub(crate) fn slow(&mut self, why: Failure) {
+        self.slow = Some(why);
     }
 
     /// The client must see that something is missing.
@@ -356,8 +356,8 @@ impl Drop for Finish {
             if self.began.elapsed() < MATURE {
                 self.pulse.given_up.set(self.pulse.given_up.get() + 1);
             }
-            let slow = self.slow || self.pulse.stalled.get();
-            self.failed(if slow { Failure::ClientSlow } else { Failure::ClientGone });
+            let stalled = self.pulse.stalled.get().then_some(Failure::ClientSlow);
+            self.failed(self.slow.or(stalled).unwrap_or(Failure::ClientGone));
         }
         let on_its_way = self.trail.as_ref().and_then(|trail| trail.failure.get());
         let failure = on_its_way.or(self.asked.failure.get());

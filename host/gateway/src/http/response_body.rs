@@ -20,7 +20,7 @@ use crate::http::flow::BoxFlow;
 use crate::http::request_body::Progress;
 use crate::http::rules;
 use crate::observe::statistics::Failure;
-use crate::upstream::pool::{Carrier, Upstream};
+use crate::upstream::pool::{Carrier, STREAM_WINDOW, Upstream};
 
 /// An upstream's body. It drives the connection that it comes by, and gives it back when it has ended.
 pub(crate) struct Download {
@@ -75,6 +75,11 @@ impl Download {
         if let Some(Carrier::Link(link)) = &mut self.link {
             link.drive(cx);
         }
+    }
+
+    /// Bytes that the upstream can have sent ahead.
+    fn holds(&self) -> usize {
+        if self.link.is_some() { self.upstream.sends_ahead } else { 0 }
     }
 
     fn release(&mut self, cx: &mut Context<'_>) {
@@ -219,11 +224,24 @@ impl ResponseBody {
         self.unframed = true;
     }
 
-    /// The client does not take it.
-    pub(crate) fn not_taken(mut self) {
+    /// The client does not take it, and it is given up for this reason.
+    pub(crate) fn not_taken(mut self, why: Failure) {
         if let Some(finish) = &mut self.finish {
-            finish.slow();
+            finish.slow(why);
         }
+    }
+
+    /// Bytes that may lie here, or have been sent here, and that nobody has asked for: no more than are to come.
+    pub(crate) fn holds(&self) -> usize {
+        let most = match &self.source {
+            Source::Empty => 0,
+            Source::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Source::Download(download) => download.holds(),
+            Source::Filtered(filtered) => filtered.source().holds() + filtered.keeps(),
+            Source::Flow(_) => STREAM_WINDOW as usize,
+        };
+        let to_come = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        to_come.map_or(most, |to_come| to_come.min(most))
     }
 
     fn delivered(&mut self) {
@@ -247,7 +265,7 @@ impl ResponseBody {
             Fault::TooLarge => (Ended::Reset, Failure::Refused),
             // As if it had gone.
             Fault::Client => return,
-            Fault::ClientSlow => return finish.slow(),
+            Fault::ClientSlow => return finish.slow(Failure::ClientSlow),
         };
         finish.failed(failure);
         finish.ends(how);

@@ -15,6 +15,7 @@ use slab::Slab;
 
 use crate::chain::{Chain, Lent, Stage};
 use crate::config::ListenerConfig;
+use crate::http::response_buffers::ResponseBuffers;
 use crate::http::stream_body::StreamExecutor;
 use crate::observe::counters::{ListenerCounters, UpstreamCounters};
 use crate::observe::failure_lines::Lines;
@@ -191,15 +192,18 @@ fn http2_builder(config: &ListenerConfig) -> http2::Builder<StreamExecutor> {
 /// A listener on one thread: the plan it follows now, and its connections.
 pub(crate) struct Listener {
     site: RefCell<Rc<Site>>,
+    /// The thread's.
+    pub(crate) buffers: Rc<ResponseBuffers>,
     clients: RefCell<Slab<Waker>>,
     draining: Cell<bool>,
     killed: Cell<bool>,
 }
 
 impl Listener {
-    pub(crate) fn new(site: Rc<Site>) -> Rc<Self> {
+    pub(crate) fn new(site: Rc<Site>, buffers: Rc<ResponseBuffers>) -> Rc<Self> {
         Rc::new(Self {
             site: RefCell::new(site),
+            buffers,
             clients: RefCell::default(),
             draining: Cell::new(false),
             killed: Cell::new(false),

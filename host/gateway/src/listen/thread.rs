@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
 use crate::chain::Stage;
+use crate::http::response_buffers::ResponseBuffers;
 use crate::listen::accept;
 use crate::listen::listener::{Listener, Plan, Site, ThreadCounters};
 
@@ -56,16 +57,16 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Starts a thread.
+    /// Starts a thread. `response_buffers`: bytes, as [`GatewayConfig`](crate::config::GatewayConfig) has them.
     ///
     /// # Errors
     /// What the kernel said.
-    pub(crate) fn start(number: usize) -> io::Result<Self> {
+    pub(crate) fn start(number: usize, response_buffers: usize) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let name = format!("gateway-{number}");
         let thread = thread::Builder::new().name(name).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(receiver));
+            LocalSet::new().block_on(&runtime, run(receiver, response_buffers));
         })?;
         Ok(Self { commands, thread: Some(thread) })
     }
@@ -91,14 +92,16 @@ impl Running {
     }
 }
 
-async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn run(mut commands: mpsc::UnboundedReceiver<Command>, response_buffers: usize) {
+    let buffers = ResponseBuffers::new(response_buffers);
     let listeners: RefCell<HashMap<String, Running>> = RefCell::default();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Set { plan, stage, counters, sockets, answer } => {
                 let site = Site::new(Arc::clone(&plan), stage, counters);
-                let set =
-                    site.and_then(|site| set(&mut listeners.borrow_mut(), &plan, site, sockets));
+                let set = site.and_then(|site| {
+                    set(&mut listeners.borrow_mut(), &buffers, &plan, site, sockets)
+                });
                 let set = match set {
                     Ok(closed) => {
                         wait_for(closed).await;
@@ -133,6 +136,7 @@ async fn run(mut commands: mpsc::UnboundedReceiver<Command>) {
 /// Puts a plan to work. Answers with the tasks of sockets that are to be closed.
 fn set(
     listeners: &mut HashMap<String, Running>,
+    buffers: &Rc<ResponseBuffers>,
     plan: &Plan,
     site: Rc<Site>,
     sockets: Vec<(SocketAddr, TcpListener)>,
@@ -144,7 +148,7 @@ fn set(
         opened.push((address, socket));
     }
     let running = listeners.entry(plan.config.name.clone()).or_insert_with(|| Running {
-        listener: Listener::new(Rc::clone(&site)),
+        listener: Listener::new(Rc::clone(&site), Rc::clone(buffers)),
         sockets: HashMap::new(),
     });
     running.listener.follow(site);

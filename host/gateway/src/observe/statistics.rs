@@ -42,6 +42,10 @@ pub enum Failure {
     OutOfOrder,
     /// The chain had no room, or a service of it was busy.
     Busy,
+    /// A response that its HTTP/2 client did not take was given up, because the room was wanted.
+    BuffersFull,
+    /// The upstream had as many connections as the limit allows.
+    UpstreamFull,
 }
 
 impl Failure {
@@ -64,7 +68,7 @@ impl From<Denied> for Failure {
 }
 
 /// All of them with the names they have in metrics.
-pub const FAILURES: [(Failure, &str); 15] = [
+pub const FAILURES: [(Failure, &str); 17] = [
     (Failure::Tls, "tls"),
     (Failure::ProxyHeader, "proxy-header"),
     (Failure::ClientSlow, "client-slow"),
@@ -80,6 +84,8 @@ pub const FAILURES: [(Failure, &str); 15] = [
     (Failure::NoChain, "no-chain"),
     (Failure::OutOfOrder, "out-of-order"),
     (Failure::Busy, "busy"),
+    (Failure::BuffersFull, "buffers-full"),
+    (Failure::UpstreamFull, "upstream-full"),
 ];
 
 /// A gateway's numbers, since it was started.

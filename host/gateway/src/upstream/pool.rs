@@ -36,7 +36,7 @@ use crate::upstream::members::Member;
 use crate::upstream::rotation::Tried;
 
 /// Bytes of a response that an HTTP/2 upstream may send before its client takes any.
-const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// An HTTP/2 upstream that says nothing for so long while it has requests is asked whether it is there. gRPC's servers take no more than one
 /// PING in five minutes, and end the connection after the third that comes before.
@@ -52,6 +52,8 @@ pub(crate) struct Upstream {
     pub(crate) counters: Arc<UpstreamCounters>,
     /// What it is told of connections that no client is behind.
     pub(crate) told_of_own: Told,
+    /// Bytes of a response that it can send before its client takes any.
+    pub(crate) sends_ahead: usize,
     timeouts: Timeouts,
     idle_max: usize,
     builder: http1::Builder,
@@ -93,8 +95,10 @@ impl Upstream {
         counters: &Arc<UpstreamCounters>,
     ) -> Rc<Self> {
         let (timeouts, limits) = (&plan.config.timeouts, &plan.config.limits);
+        let http2 = plan.config.upstreams[index].http2;
+        let buffer = limits.head.max(8192);
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(limits.head.max(8192));
+        builder.max_buf_size(buffer);
         if limits.fields != HYPERS_FIELDS {
             builder.max_headers(limits.fields);
         }
@@ -116,6 +120,7 @@ impl Upstream {
             standing: Arc::clone(&member.standing),
             counters: Arc::clone(counters),
             told_of_own: plan.told_of_own(),
+            sends_ahead: if http2 { STREAM_WINDOW as usize } else { buffer },
             timeouts: timeouts.clone(),
             idle_max: limits.upstream_idle,
             builder,

@@ -631,10 +631,10 @@ fn who_takes_nothing_of_a_response_holds_up_no_other_and_is_given_up() {
 }
 
 /// What a client says first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A frame's bytes.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let mut all = vec![length[1], length[2], length[3], kind, flags];
     all.extend_from_slice(&stream.to_be_bytes());
@@ -708,7 +708,7 @@ fn goaway() -> Vec<u8> {
 }
 
 /// `:method GET`, `:scheme http`, `:path /`, `:authority a`.
-const HEADERS: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+pub(crate) const HEADERS: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
 
 /// `:status 200`.
 const STATUS_200: &[u8] = &[0x88];

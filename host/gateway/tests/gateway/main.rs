@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod lifecycle;
 mod log;
+mod response_buffers;
 mod smuggling;
 mod support;
 mod tcp;
