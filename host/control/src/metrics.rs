@@ -401,6 +401,8 @@ fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
     let failures = "What went wrong with connections and requests, by reason";
     let failures = Counters::new(registry, "listener_failures", failures);
     let retries = Counters::new(registry, "listener_retries", "Attempts beyond the first");
+    let denied = "Attempts beyond the first that were not made, because too many were under way";
+    let denied = Counters::new(registry, "listener_retries_denied", denied);
     let spliced = "TCP and upgraded connections whose bytes the kernel passes on by itself";
     let spliced = Counters::new(registry, "listener_spliced_connections", spliced);
     let lost = "Requests and connections that were not written to the listener's log";
@@ -431,6 +433,7 @@ fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
         requests.add(&[name], listener.requests);
         active.set(&[name], listener.active as f64);
         retries.add(&[name], listener.retries);
+        denied.add(&[name], listener.retries_denied);
         spliced.add(&[name], listener.spliced);
         log_lost.add(&[name], listener.log_lost);
         bytes.add(&[name, ("direction", "in")], listener.received);

@@ -331,6 +331,8 @@ pub struct Limits {
     pub body: Option<u64>,
     /// Streams of one HTTP/2 connection at one time.
     pub streams: u32,
+    /// Connections to one address of an upstream at one time, on all threads; `None`: any number.
+    pub upstream_connections: Option<usize>,
     /// Idle HTTP/1.1 connections kept for each upstream and thread.
     pub upstream_idle: usize,
 }
@@ -344,6 +346,7 @@ impl Default for Limits {
             fields: 100,
             body: None,
             streams: 128,
+            upstream_connections: None,
             upstream_idle: 256,
         }
     }
@@ -356,6 +359,9 @@ impl Default for Limits {
 pub struct Retry {
     /// Further attempts.
     pub attempts: u32,
+    /// Attempts beyond the first that may be under way at one time, in percent of the requests that are, on each thread; a few always
+    /// may. Those do not count that follow an attempt of which no upstream has seen anything.
+    pub budget: u32,
     /// After a connection could not be made.
     pub connect: bool,
     /// After the connection was lost before the response began.
@@ -366,7 +372,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 2, connect: true, reset: true, statuses: Vec::new() }
+        Self { attempts: 2, budget: 20, connect: true, reset: true, statuses: Vec::new() }
     }
 }
 

@@ -10,5 +10,6 @@ pub(crate) mod link;
 pub(crate) mod members;
 pub(crate) mod news;
 pub(crate) mod pool;
+pub(crate) mod room;
 pub(crate) mod rotation;
 pub(crate) mod waker;

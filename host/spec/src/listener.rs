@@ -431,6 +431,8 @@ defaults! {
         hold: Size = Size::mebibytes(1),
         /// Streams of one HTTP/2 connection at one time.
         streams: u32 = 128,
+        /// Connections to one address of an upstream at one time; none: any number.
+        upstream_connections: Option<u32> = None,
         /// Idle connections kept for each upstream, on each thread.
         upstream_idle: u32 = 256,
     }
@@ -441,6 +443,8 @@ defaults! {
     Retry {
         /// Further attempts.
         attempts: u32 = 2,
+        /// Those that may be under way at one time, in percent of the requests that are.
+        budget: u8 = 20,
         /// After what: `connect`, `reset`, or statuses like 502.
         on: Vec<RetryOn> = vec![RetryOn::Connect, RetryOn::Reset],
     }
@@ -744,6 +748,7 @@ impl Check for Listener {
         let limits = [
             ("connections", u64::from(l.connections)),
             ("streams", u64::from(l.streams)),
+            ("upstream-connections", l.upstream_connections.map_or(u64::MAX, u64::from)),
             ("head", l.head.get()),
             ("fields", u64::from(l.fields)),
         ];
@@ -751,6 +756,11 @@ impl Check for Listener {
             return Err(Invalid::at(key, "a limit of 0 lets nothing through")
                 .help("leave it out for the default")
                 .within("limits"));
+        }
+        if self.retry.budget > 100 {
+            let message = format!("{} percent of the requests", self.retry.budget);
+            let wrong = Invalid::at("budget", message).help("allowed: 0 to 100");
+            return Err(wrong.within("retry"));
         }
         self.health.as_ref().map_or(Ok(()), |h| h.check().map_err(|e| e.within("health")))
     }

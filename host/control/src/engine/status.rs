@@ -61,6 +61,9 @@ pub struct ListenerStatus {
     pub responses: BTreeMap<String, u64>,
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Those that were not made, because too many were under way.
+    #[serde(default)]
+    pub retries_denied: u64,
     /// Connections whose bytes the kernel passes on by itself.
     pub spliced: u64,
     /// Requests and connections that were not written to its log: the disk did not keep up, or had no room.

@@ -221,10 +221,12 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
             fields: usize::from(limits.fields),
             body: limits.body.map(weir_spec::Size::get),
             streams: limits.streams,
+            upstream_connections: limits.upstream_connections.map(number),
             upstream_idle: number(limits.upstream_idle),
         },
         retry: Retry {
             attempts: retry.attempts,
+            budget: retry.budget.into(),
             connect: retry.on.contains(&RetryOn::Connect),
             reset: retry.on.contains(&RetryOn::Reset),
             statuses: statuses.collect(),

@@ -72,6 +72,7 @@ fn listener_status(
         active: counted.active,
         responses: by_class(&counted.responses),
         retries: counted.retries,
+        retries_denied: counted.retries_denied,
         spliced: counted.spliced,
         log_lost: counted.log_lost,
         failures: failures(&counted.failures),

@@ -93,35 +93,49 @@ async fn begin(
             return None;
         }
     }
-    let Some((upstream, open)) = connect(site, finish, origin).await else {
-        finish.failed(Failure::Connect);
-        finish.ends(Ended::UpstreamFailed);
-        client.abort();
-        return None;
-    };
-    Some((client, upstream, open))
+    match connect(site, finish, origin).await {
+        Ok((upstream, open)) => Some((client, upstream, open)),
+        Err(failure) => {
+            finish.failed(failure);
+            finish.ends(Ended::UpstreamFailed);
+            client.abort();
+            None
+        }
+    }
 }
 
 /// A connection to the upstream that the chain chose, or whose turn it is.
-async fn connect(site: &Site, finish: &mut Finish, origin: &Origin) -> Option<(Stream, Open)> {
+///
+/// # Errors
+/// Why there is none.
+async fn connect(
+    site: &Site,
+    finish: &mut Finish,
+    origin: &Origin,
+) -> Result<(Stream, Open), Failure> {
     let chosen = finish.exchange.as_ref().and_then(Exchange::upstream).map(Choice::preferred);
     let retry = &site.plan.config.retry;
     let (mut tried, mut left) = (Tried::new(), if retry.connect { retry.attempts } else { 0 });
+    let mut failure = Failure::Connect;
     loop {
-        let upstream = site.next(chosen, &tried)?;
+        let Some(upstream) = site.next(chosen, &tried) else { return Err(failure) };
         finish.at(&upstream);
         upstream.standing.asked();
         upstream.counters.requests.add(1);
         match upstream.connect(site.told(origin)).await {
             Ok(connected) => {
                 upstream.standing.answered();
-                return Some(connected);
+                return Ok(connected);
             }
             Err(why) => {
                 upstream.not_connected(&why);
+                failure = match why.failure {
+                    Failure::UpstreamFull => Failure::UpstreamFull,
+                    _ => Failure::Connect,
+                };
                 tried.push((upstream.index, upstream.address));
                 if left == 0 {
-                    return None;
+                    return Err(failure);
                 }
             }
         }

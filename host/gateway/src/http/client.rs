@@ -26,6 +26,7 @@ use crate::http::fault::Fault;
 use crate::http::rules::Forwarded;
 use crate::http::stream_body::StreamBodies;
 use crate::http::unread_body::LINGER_BYTES;
+use crate::http::unreadable;
 use crate::http::upgrade::Upgraded;
 use crate::listen::listener::{Admission, Listener, Site};
 use crate::observe::counters::Traffic;
@@ -168,9 +169,7 @@ impl Client {
             Stop::Done(done) => {
                 if let Err(error) = &done {
                     tracing::debug!(client = %self.origin.client, %error, "a connection ended");
-                    if error.is_parse() || error.is_parse_too_large() {
-                        site.counters.failures.count(Failure::Refused);
-                    }
+                    unreadable::http1(&self, &site, error);
                 }
                 if self.pulse.cut.get() {
                     stream.abort();
@@ -264,6 +263,7 @@ impl Client {
         match stop {
             Stop::Done(Err(error)) => {
                 tracing::debug!(client = %self.origin.client, %error, "a connection ended");
+                unreadable::http2(&self, &site, &error);
             }
             Stop::Flood => {
                 tracing::debug!(client = %self.origin.client, "a connection of requests given up");

@@ -246,7 +246,7 @@ async fn pass(
             respond(client, site, finish, (&asked, progress), &method, upstream, answered).await
         }
         Err(why) => {
-            let outcome = unanswered(finish, &why, progress.as_deref());
+            let outcome = unanswered(finish, why, progress.as_deref());
             Box::pin(shown(site, finish, outcome)).await
         }
     }
@@ -348,8 +348,8 @@ fn fault_outcome(finish: &mut Finish, fault: Fault, answer: Option<Response<Piec
     Outcome::Status(status)
 }
 
-fn unanswered(finish: &mut Finish, why: &Unanswered, progress: Option<&Progress>) -> Outcome {
-    if let Unanswered::Body = why {
+fn unanswered(finish: &mut Finish, why: Unanswered, progress: Option<&Progress>) -> Outcome {
+    if let Unanswered::Body = &why {
         let fault = progress.and_then(|p| p.fault.get()).unwrap_or(Fault::Client);
         let answer = progress.and_then(|p| p.answer.borrow_mut().take());
         return fault_outcome(finish, fault, answer);
@@ -357,6 +357,9 @@ fn unanswered(finish: &mut Finish, why: &Unanswered, progress: Option<&Progress>
     finish.whole_is(Ended::UpstreamFailed);
     let (failure, status) = why.told();
     finish.failed(failure);
+    if let Unanswered::Connect(Some(why)) = why {
+        finish.not_connected(why);
+    }
     Outcome::Status(status)
 }
 
@@ -377,7 +380,7 @@ async fn respond(
         return match (link, &asked.upgrade) {
             (Carrier::Link(link), Some(_)) => Box::pin(upgrade(site, finish, parts, link)).await,
             _ => {
-                let outcome = unanswered(finish, &Unanswered::NotHttp, None);
+                let outcome = unanswered(finish, Unanswered::NotHttp, None);
                 Box::pin(shown(site, finish, outcome)).await
             }
         };
@@ -408,8 +411,8 @@ async fn respond(
         let of_request = || progress?.answer.borrow_mut().take();
         let answer = filtered.take_answer().or_else(of_request);
         return match fault {
-            Fault::Upstream => unanswered(finish, &Unanswered::Reset, None),
-            Fault::UpstreamSlow => unanswered(finish, &Unanswered::Slow, None),
+            Fault::Upstream => unanswered(finish, Unanswered::Reset, None),
+            Fault::UpstreamSlow => unanswered(finish, Unanswered::Slow, None),
             fault => fault_outcome(finish, fault, answer),
         };
     }

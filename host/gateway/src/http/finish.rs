@@ -19,6 +19,7 @@ use crate::observe::counters::Traffic;
 use crate::observe::failure_lines::{Line, shown};
 use crate::observe::record::{self, Noted, Record, Records};
 use crate::observe::statistics::Failure;
+use crate::upstream::dial::Unconnected;
 use crate::upstream::pool::Upstream;
 
 /// A request at an upstream, which is counted as active there.
@@ -74,6 +75,8 @@ struct Asked {
     status: Option<StatusCode>,
     /// The first thing that went wrong.
     failure: Cell<Option<Failure>>,
+    /// Why there was no connection to its upstream, if it failed for that.
+    why: Option<Unconnected>,
 }
 
 /// An exchange under way; it is over when this is dropped. Until something else is said, that means that the client went.
@@ -247,10 +250,17 @@ impl Finish {
         self.asked.failure.set(self.asked.failure.get().or(Some(failure)));
     }
 
+    /// There was no connection to its upstream.
+    pub(crate) fn not_connected(&mut self, why: Unconnected) {
+        self.asked.why = Some(why);
+    }
+
     /// Says what failed: some in the log of everybody, all in that of who looks closely.
     #[cold]
     fn tell(&self, failure: Failure) {
-        let Asked { client: Some(client), request, status, .. } = &self.asked else { return };
+        let Asked { client: Some(client), request, status, why, .. } = &self.asked else {
+            return;
+        };
         let mut line = Line {
             listener: &self.site.plan.config.name,
             client: *client,
@@ -260,7 +270,8 @@ impl Finish {
             status: status.map_or(0, |status| status.as_u16()),
             reason: failure.name(),
             upstream: self.visit.0.as_ref().map(|upstream| upstream.address),
-            milliseconds: self.began.elapsed().as_millis(),
+            why: why.as_ref().map(|why| &why.error as _),
+            milliseconds: Some(self.began.elapsed().as_millis()),
             left_out: 0,
         };
         // That clients go is nothing to look after.
@@ -307,6 +318,7 @@ impl Finish {
             },
             ended: record::ended(self.how),
             failure: failure.map(Failure::name),
+            error: None,
         });
     }
 

@@ -44,6 +44,7 @@ pub(crate) async fn send(
     let (mut tried, mut left) = (Tried::new(), retry.attempts);
     let nobody = Unanswered::Connect(None);
     let Some(mut upstream) = site.next(chosen, &tried) else { return Err(nobody) };
+    let mut retrying = None;
     loop {
         at(&upstream);
         upstream.standing.asked();
@@ -94,6 +95,9 @@ pub(crate) async fn send(
                 Err(why)
             }
         };
+        drop(retrying.take());
+        // An attempt of which no upstream has seen anything has cost none anything.
+        let was_sent = request.is_none();
         let body = lent.and_then(|lent| lent.take_back());
         if let Some(request) = request {
             // Nothing of it was sent.
@@ -109,6 +113,13 @@ pub(crate) async fn send(
         }
         let following = if left == 0 { None } else { site.next(chosen, &tried) };
         let (Some(_), Some(following)) = (request.as_ref(), following) else { return outcome };
+        if was_sent {
+            retrying = site.retries.begin(site.counters.active.get());
+            if retrying.is_none() {
+                site.counters.retries_denied.add(1);
+                return outcome;
+            }
+        }
         upstream = following;
         left -= 1;
         site.counters.retries.add(1);

@@ -79,14 +79,26 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     if parts.method == Method::OPTIONS {
         asked.last_hop = !goes_on(&mut parts.headers);
     }
-    seen.strip(&mut parts.headers);
     if seen.expect {
-        parts.headers.remove(EXPECT);
+        expectation(parts)?;
     }
+    seen.strip(&mut parts.headers);
     if seen.cookies > 1 && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
     Ok(asked)
+}
+
+/// Takes away the one expectation that there is: that hyper says 100 (RFC 9110 section 10.1.1). An HTTP/1.0 client has none.
+fn expectation(parts: &mut request::Parts) -> Result<(), Refused> {
+    let known = |value: &HeaderValue| {
+        tokens(value).all(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
+    };
+    if parts.version >= Version::HTTP_11 && !parts.headers.get_all(EXPECT).iter().all(known) {
+        return refused(StatusCode::EXPECTATION_FAILED, "an expectation other than 100-continue");
+    }
+    parts.headers.remove(EXPECT);
+    Ok(())
 }
 
 /// Whether HTTP/2 is among the protocols: it would go by the chain (RFC 9113 section 3.1).

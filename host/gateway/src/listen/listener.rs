@@ -16,6 +16,7 @@ use slab::Slab;
 use crate::chain::{Chain, Lent, Stage};
 use crate::config::ListenerConfig;
 use crate::http::response_buffers::ResponseBuffers;
+use crate::http::retry_budget::RetryBudget;
 use crate::http::stream_body::StreamExecutor;
 use crate::observe::counters::{ListenerCounters, UpstreamCounters};
 use crate::observe::failure_lines::Lines;
@@ -87,6 +88,8 @@ pub(crate) struct Site {
     pub(crate) http2: http2::Builder<StreamExecutor>,
     /// `host` for upstreams when the client named none.
     pub(crate) default_hosts: Vec<HeaderValue>,
+    /// Attempts beyond the first that are under way.
+    pub(crate) retries: RetryBudget,
     /// What of it is said in the log.
     pub(crate) lines: Lines,
     /// Requests are written down.
@@ -129,6 +132,7 @@ impl Site {
             http1: http1_builder(config),
             http2: http2_builder(config),
             default_hosts,
+            retries: RetryBudget::new(config.retry.budget),
             lines: Lines::default(),
             records: plan.journal.clone().map(Records::new),
             plan,

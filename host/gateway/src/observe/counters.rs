@@ -75,6 +75,7 @@ pub(crate) struct ListenerCounters {
     pub(crate) active: Counter,
     pub(crate) responses: Classes,
     pub(crate) retries: Counter,
+    pub(crate) retries_denied: Counter,
     pub(crate) spliced: Counter,
     pub(crate) failures: Failures,
     pub(crate) latency: Histogram,

@@ -46,21 +46,28 @@ pub(crate) struct Line<'a> {
     /// 0: there was no response.
     pub(crate) status: u16,
     pub(crate) reason: &'a str,
+    /// What there is to say about it beyond that.
+    pub(crate) why: Option<&'a dyn fmt::Display>,
     pub(crate) upstream: Option<SocketAddr>,
-    pub(crate) milliseconds: u128,
+    pub(crate) milliseconds: Option<u128>,
     /// Others that failed before and were not said.
     pub(crate) left_out: u64,
 }
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, client, method, path, status, reason, milliseconds, .. } = self;
+        let Self { listener, client, method, path, status, reason, .. } = self;
         let path = path.escape_debug();
         write!(f, "listener {listener}: {reason}: {method} {path} of {client}, status {status}")?;
         if let Some(upstream) = self.upstream {
             write!(f, ", upstream {upstream}")?;
         }
-        write!(f, ", after {milliseconds} ms")?;
+        if let Some(milliseconds) = self.milliseconds {
+            write!(f, ", after {milliseconds} ms")?;
+        }
+        if let Some(why) = self.why {
+            write!(f, ": {why}")?;
+        }
         match self.left_out {
             0 => Ok(()),
             left_out => write!(f, "; {left_out} others are not shown"),

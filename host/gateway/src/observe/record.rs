@@ -51,6 +51,9 @@ pub(crate) struct Record<'a> {
     /// What went wrong first, as metrics name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<&'static str>,
+    /// Of a request that could not be read: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
 }
 
 /// What was asked for.

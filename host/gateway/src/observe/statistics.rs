@@ -114,6 +114,8 @@ pub struct ListenerStatistics {
     pub responses: [u64; 5],
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Those that were not made, because too many were under way.
+    pub retries_denied: u64,
     /// Connections whose bytes the kernel passes on by itself.
     pub spliced: u64,
     /// Requests and connections that were not written down, because the disk did not keep up or had no room.
@@ -141,6 +143,7 @@ impl ListenerStatistics {
         self.active += counters.active.get();
         add(&mut self.responses, &counters.responses.get());
         self.retries += counters.retries.get();
+        self.retries_denied += counters.retries_denied.get();
         self.spliced += counters.spliced.get();
         add(&mut self.failures, &counters.failures.get());
         self.latency.add(&counters.latency);

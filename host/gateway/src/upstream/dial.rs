@@ -30,19 +30,14 @@ pub(crate) struct Route {
 pub(crate) struct Unconnected {
     #[source]
     pub(crate) error: io::Error,
-    /// There was one, but TLS, or HTTP by it, was not agreed on.
-    pub(crate) tls: bool,
+    /// What it counts as: [`Failure::Tls`] if there was one, but TLS, or HTTP by it, was not agreed on.
+    pub(crate) failure: Failure,
 }
 
 impl Unconnected {
     /// Whether it was for the time.
     pub(crate) fn is_slow(&self) -> bool {
         self.error.kind() == io::ErrorKind::TimedOut
-    }
-
-    /// What it counts as.
-    pub(crate) fn failure(&self) -> Failure {
-        if self.tls { Failure::Tls } else { Failure::Connect }
     }
 }
 
@@ -85,7 +80,8 @@ impl Route {
                 Err(io::Error::new(io::ErrorKind::TimedOut, what))
             }
         };
-        connected.map_err(|error| Unconnected { error, tls: tls.get() })
+        let failure = if tls.get() { Failure::Tls } else { Failure::Connect };
+        connected.map_err(|error| Unconnected { error, failure })
     }
 
     async fn connect_any_time(

@@ -162,7 +162,7 @@ async fn watch_files(all: Vec<Arc<dyn FromFiles>>) {
 /// Looks at an upstream, again and again.
 async fn look_after(route: Arc<Route>, told: Told, member: Arc<Member>, check: HealthCheck) {
     let (mut good, mut bad) = (0, 0);
-    let Member { address, standing } = &*member;
+    let Member { address, standing, .. } = &*member;
     loop {
         let looked = tokio::time::timeout(check.timeout, look(&route, told, *address, &check));
         let looked = looked.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
@@ -197,7 +197,7 @@ async fn look(
     let traffic = Arc::new(Traffic::default());
     let connected = route.connect(address, told, &traffic, check.timeout, check.timeout).await;
     let stream = connected.map_err(|why| {
-        let (_, name) = FAILURES[why.failure() as usize];
+        let (_, name) = FAILURES[why.failure as usize];
         format!("{name}: {why}")
     })?;
     let Some(path) = &check.path else { return Ok(()) };

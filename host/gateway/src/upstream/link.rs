@@ -24,6 +24,7 @@ use crate::http::request_body::{Progress, RequestBody};
 use crate::observe::counters::UpstreamCounters;
 use crate::observe::statistics::Failure;
 use crate::upstream::dial::Unconnected;
+use crate::upstream::room::Entered;
 use crate::upstream::waker::HeldWaker;
 
 /// A connection is driven so often at one time, as long as it asks for it.
@@ -49,6 +50,9 @@ impl Unanswered {
         match self {
             Self::Connect(Some(why)) if why.is_slow() => {
                 (Failure::Connect, StatusCode::GATEWAY_TIMEOUT)
+            }
+            Self::Connect(Some(why)) if why.failure == Failure::UpstreamFull => {
+                (Failure::UpstreamFull, StatusCode::SERVICE_UNAVAILABLE)
             }
             Self::Connect(_) => (Failure::Connect, StatusCode::BAD_GATEWAY),
             Self::Slow => (Failure::UpstreamSlow, StatusCode::GATEWAY_TIMEOUT),
@@ -136,19 +140,22 @@ pub(crate) struct Link {
 }
 
 /// A connection that is counted as open.
-pub(crate) struct Open(Arc<UpstreamCounters>);
+pub(crate) struct Open {
+    counters: Arc<UpstreamCounters>,
+    _entered: Entered,
+}
 
 impl Open {
-    pub(crate) fn new(counters: &Arc<UpstreamCounters>) -> Self {
+    pub(crate) fn new(counters: &Arc<UpstreamCounters>, entered: Entered) -> Self {
         counters.connected.add(1);
         counters.open.add(1);
-        Self(Arc::clone(counters))
+        Self { counters: Arc::clone(counters), _entered: entered }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.sub(1);
+        self.counters.open.sub(1);
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::config::Target;
 use crate::upstream::health::Standing;
 use crate::upstream::news::Teller;
+use crate::upstream::room::Room;
 
 /// How soon a name that could not be looked up is tried again, at the latest.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -21,13 +22,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     pub(crate) standing: Arc<Standing>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl Member {
     fn new(address: SocketAddr, teller: &Teller) -> Arc<Self> {
         let teller = Arc::clone(teller);
         let standing = Standing::new(Box::new(move |up, what: &str| teller(address, up, what)));
-        Arc::new(Self { address, standing: Arc::new(standing) })
+        Arc::new(Self { address, standing: Arc::new(standing), room: Arc::default() })
     }
 }
 

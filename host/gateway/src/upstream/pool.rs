@@ -4,6 +4,7 @@
 //! what is at its bottom for too long is closed. HTTP/2 connections are shared by requests. Must not know: clients, chains.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -13,11 +14,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::config::Timeouts;
@@ -28,11 +30,13 @@ use crate::http::rules;
 use crate::listen::listener::{HTTP2_WINDOW_MAX, HYPERS_FIELDS, Plan};
 use crate::listen::thread::LocalExecutor;
 use crate::observe::counters::UpstreamCounters;
+use crate::observe::statistics::Failure;
 use crate::upstream::dial::{Route, Told, Unconnected};
 use crate::upstream::health::Standing;
 use crate::upstream::http2::{Connections, OpenStream};
 use crate::upstream::link::{Failed, Link, Open, Unanswered, Unsent};
 use crate::upstream::members::Member;
+use crate::upstream::room::{Entered, Room};
 use crate::upstream::rotation::Tried;
 
 /// Bytes of a response that an HTTP/2 upstream may send before its client takes any.
@@ -41,6 +45,9 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// An HTTP/2 upstream that says nothing for so long while it has requests is asked whether it is there. gRPC's servers take no more than one
 /// PING in five minutes, and end the connection after the third that comes before.
 const PING: Duration = Duration::from_secs(330);
+
+/// Where there is no room for a connection, so long is waited for another one to end or to become idle.
+const NO_ROOM: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Upstream {
@@ -59,6 +66,11 @@ pub(crate) struct Upstream {
     builder: http1::Builder,
     #[expect(clippy::vec_box, reason = "a link is large, and goes from hand to hand")]
     idle: RefCell<Vec<Box<Link>>>,
+    /// Connections that there may be at a time, of all threads.
+    room: Arc<Room>,
+    limit: Option<usize>,
+    /// Who waits for one that becomes idle, as there is no room for another.
+    takers: RefCell<VecDeque<oneshot::Sender<Box<Link>>>>,
     /// A task closes idle connections in time.
     swept: Cell<bool>,
     shared: Connections,
@@ -73,6 +85,13 @@ pub(crate) enum Carrier {
     Link(Box<Link>),
     /// A stream of a shared one.
     Stream(#[expect(dead_code, reason = "it counts as long as it is there")] Rc<OpenStream>),
+}
+
+/// What there is room for.
+enum Place {
+    New(Entered),
+    /// A connection that became idle.
+    Taken(Box<Link>),
 }
 
 /// A response, and what its body comes by.
@@ -125,6 +144,9 @@ impl Upstream {
             idle_max: limits.upstream_idle,
             builder,
             idle: RefCell::new(Vec::new()),
+            room: Arc::clone(&member.room),
+            limit: limits.upstream_connections,
+            takers: RefCell::default(),
             swept: Cell::new(false),
             shared: Connections::default(),
             opening: tokio::sync::Mutex::default(),
@@ -180,14 +202,55 @@ impl Upstream {
         Box::pin(self.begin(told)).await
     }
 
-    /// A new connection.
+    /// A new connection, or, where there is no room for one, the next that becomes idle.
     async fn begin(&self, told: Told) -> Result<Box<Link>, Unanswered> {
-        let connected = self.connect(told).await;
+        let connected = match self.enter(told).await {
+            Ok(Place::Taken(link)) => return Ok(link),
+            Ok(Place::New(entered)) => self.connect_in(entered, told).await,
+            Err(full) => Err(full),
+        };
         let (stream, open) = connected.map_err(|why| Unanswered::Connect(Some(why)))?;
         match Link::new(&self.builder, stream, open).await {
             Ok(link) => Ok(Box::new(link)),
             Err(error) => Err(not_begun(error)),
         }
+    }
+
+    /// Room for a connection.
+    async fn enter(&self, told: Told) -> Result<Place, Unconnected> {
+        if let Some(entered) = self.try_enter() {
+            return Ok(Place::New(entered));
+        }
+        let waiting = self.room.wait();
+        let (give, mut given) = oneshot::channel();
+        // One that has told its upstream of a client is not another's.
+        let _give = if told.is_none() {
+            let mut takers = self.takers.borrow_mut();
+            while takers.front().is_some_and(oneshot::Sender::is_closed) {
+                takers.pop_front();
+            }
+            takers.push_back(give);
+            None
+        } else {
+            Some(give)
+        };
+        let until = Instant::now() + NO_ROOM;
+        loop {
+            // One may have ended before anybody waited.
+            if let Some(entered) = self.try_enter() {
+                return Ok(Place::New(entered));
+            }
+            let ended = pin!(waiting.ended());
+            match tokio::time::timeout_at(until, select(&mut given, ended)).await {
+                Ok(Either::Left((Ok(link), _))) => return Ok(Place::Taken(link)),
+                Ok(Either::Right(_)) => (),
+                Ok(Either::Left((Err(_), _))) | Err(_) => return Err(full()),
+            }
+        }
+    }
+
+    fn try_enter(&self) -> Option<Entered> {
+        self.room.enter(self.limit.unwrap_or(usize::MAX))
     }
 
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<Box<Link>> {
@@ -204,10 +267,22 @@ impl Upstream {
     /// # Errors
     /// Why there is none.
     pub(crate) async fn connect(&self, told: Told) -> Result<(Stream, Open), Unconnected> {
+        match self.enter(told).await? {
+            Place::New(entered) => self.connect_in(entered, told).await,
+            // Listeners have connections of one kind only.
+            Place::Taken(_) => Err(full()),
+        }
+    }
+
+    async fn connect_in(
+        &self,
+        entered: Entered,
+        told: Told,
+    ) -> Result<(Stream, Open), Unconnected> {
         let Timeouts { connect, response, .. } = self.timeouts;
         let traffic = &self.counters.traffic;
         match self.route.connect(self.address, told, traffic, connect, response).await {
-            Ok(stream) => Ok((stream, Open::new(&self.counters))),
+            Ok(stream) => Ok((stream, Open::new(&self.counters, entered))),
             Err(error) => {
                 let (upstream, address) = (&self.route.config.address, self.address);
                 tracing::debug!(%upstream, %address, %error, "no connection");
@@ -218,9 +293,9 @@ impl Upstream {
 
     /// Counts that there was no connection, and holds it against the upstream.
     pub(crate) fn not_connected(&self, why: &Unconnected) {
-        self.counters.failures.count(why.failure());
-        if !is_our_own(&why.error) {
-            self.standing.failed(why.failure(), Some(&why.error));
+        self.counters.failures.count(why.failure);
+        if why.failure != Failure::UpstreamFull && !is_our_own(&why.error) {
+            self.standing.failed(why.failure, Some(&why.error));
         }
     }
 
@@ -229,6 +304,18 @@ impl Upstream {
         // It may have ended while nobody drove it, because its last bytes waited to be taken: that is not noted.
         if !link.usable(cx) {
             return;
+        }
+        if self.limit.is_some() {
+            let takers = std::iter::from_fn(|| self.takers.borrow_mut().pop_front());
+            for taker in takers {
+                match taker.send(link) {
+                    Ok(()) => return,
+                    Err(back) => link = back,
+                }
+            }
+            if self.room.is_wanted() {
+                return;
+            }
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.idle_max {
@@ -311,7 +398,14 @@ impl Upstream {
             if let Some(stream) = self.shared.stream() {
                 return Ok((stream, false));
             }
-            let connected = self.connect(None).await;
+            let connected = match self.try_enter() {
+                Some(entered) => self.connect_in(entered, None).await,
+                None => {
+                    // Who waits for this one would wait for it one after the other.
+                    drop(self.room.wait());
+                    Err(full())
+                }
+            };
             let (stream, open) = connected.map_err(|why| Unanswered::Connect(Some(why)))?;
             stream.keep_alive();
             let heard = Rc::new(Notify::new());
@@ -327,26 +421,43 @@ impl Upstream {
             Ok(opened) => opened,
             Err(_) => {
                 let error = io::Error::new(io::ErrorKind::TimedOut, "no stream in time");
-                Err(Unanswered::Connect(Some(Unconnected { error, tls: false })))
+                Err(Unanswered::Connect(Some(Unconnected { error, failure: Failure::Connect })))
             }
         }
     }
 }
 
-/// HTTP could not be begun on a connection.
-fn not_begun(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Unanswered {
-    Unanswered::Connect(Some(Unconnected { error: io::Error::other(error), tls: false }))
+/// There was no room for a connection.
+fn full() -> Unconnected {
+    let error = io::Error::other("it has as many connections as `upstream-connections` allows");
+    Unconnected { error, failure: Failure::UpstreamFull }
 }
 
-/// Closes connections that were idle for too long or have ended, until there are none.
+/// HTTP could not be begun on a connection.
+fn not_begun(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Unanswered {
+    Unanswered::Connect(Some(Unconnected {
+        error: io::Error::other(error),
+        failure: Failure::Connect,
+    }))
+}
+
+/// Closes connections that were idle for too long or have ended, until there are none; and some that are idle when there is no room for
+/// another one.
 async fn sweep(upstream: Weak<Upstream>) {
+    let Some(mut wanted) = upstream.upgrade().map(|upstream| upstream.room.wanted()) else {
+        return;
+    };
     loop {
         let Some(period) = upstream.upgrade().map(|u| u.timeouts.upstream_idle) else { return };
-        tokio::time::sleep(period / 2).await;
+        let wanted = tokio::time::timeout(period / 2, wanted.changed()).await.is_ok();
         let Some(upstream) = upstream.upgrade() else { return };
         let mut idle = upstream.idle.borrow_mut();
+        if wanted && !idle.is_empty() {
+            idle.remove(0);
+        }
         idle.retain(|link| link.idle_since.elapsed() < period && link.rested());
-        if !upstream.shared.sweep(period) && idle.is_empty() {
+        let shared = upstream.shared.sweep(if wanted { Duration::ZERO } else { period });
+        if !shared && idle.is_empty() {
             upstream.swept.set(false);
             return;
         }

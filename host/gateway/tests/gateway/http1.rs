@@ -476,3 +476,23 @@ fn a_client_that_closes_its_side_before_it_has_its_response_is_gone() {
     assert!(support::read_all(&mut client).ends_with("late"));
     assert_eq!(gone(), 1);
 }
+
+#[test]
+fn an_expectation_that_nobody_here_meets_is_refused() {
+    let server = Server::echo();
+    let (gateway, address) = gateway(&[server.address]);
+    let url = format!("http://{address}/");
+    let answer = curl_text(&["-i", "-H", "expect: 100-continue, x", "-d", "x", &url]);
+    assert!(answer.contains(" 417"), "{answer}");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let answer = curl_text(&[version, "-i", "-H", "expect: 200-ok", "-d", "x", &url]);
+        assert!(answer.contains(" 417"), "{answer}");
+        let answer = curl_text(&[version, "-i", "-H", "expect: 100-Continue", "-d", "x", &url]);
+        assert!(answer.contains(" 200") && !answer.contains("expect"), "{answer}");
+    }
+    // An HTTP/1.0 client has none.
+    let request = "POST / HTTP/1.0\r\nExpect: x\r\nContent-Length: 1\r\n\r\nx";
+    let answer = support::talk(address, request);
+    assert!(answer.contains(" 200") && !answer.to_lowercase().contains("expect"), "{answer}");
+    assert_eq!(gateway.statistics().listeners[0].failed(weir_gateway::Failure::Refused), 3);
+}

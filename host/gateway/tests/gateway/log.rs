@@ -91,6 +91,37 @@ fn what_fails_says_why() {
 }
 
 #[test]
+fn a_request_that_could_not_be_read_is_a_line_that_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.log");
+    let server = Server::echo();
+    let (gateway, address) = gateway_with(&[server.address], |config| {
+        config.log = Some(file.clone());
+        config.limits.head = 10_000;
+    });
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+    let cases = [("GET / HTTP/1.1\r\nHo st: a\r\n\r\n", 400, "header"), (&long, 431, "too large")];
+    for (request, status, _) in cases {
+        let answer = support::talk(address, request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    // HTTP/2: DATA on stream 0.
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let data = "\0\0\0\x04\0\0\0\0\0\0\0\x01\0\0\0\0\0\0x";
+    support::talk(address, [preface, data].concat());
+    let lines = wait_for(&file, 3);
+    for (line, (_, status, why)) in lines.iter().zip(cases) {
+        assert_eq!((&line["status"], &line["failure"]), (&status.into(), &"refused".into()));
+        assert_eq!((&line["ended"], line.get("method")), (&"answered".into(), None), "{line}");
+        assert!(line["error"].as_str().unwrap().contains(why), "{line}");
+    }
+    assert_eq!((lines[2].get("status"), &lines[2]["ended"]), (None, &"reset".into()));
+    let statistics = gateway.statistics().listeners.remove(0);
+    assert_eq!((statistics.requests, statistics.responses[3]), (2, 2));
+    assert_eq!(statistics.failed(weir_gateway::Failure::Refused), 3);
+}
+
+#[test]
 fn a_connection_that_carries_no_requests_is_a_line_with_all_its_bytes() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tcp.log");

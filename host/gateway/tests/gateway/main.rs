@@ -13,5 +13,6 @@ mod smuggling;
 mod support;
 mod tcp;
 mod tls;
+mod upstream_limits;
 mod upstreams;
 mod websocket;

@@ -407,6 +407,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
         active: 0,
         responses: BTreeMap::from([("2xx".to_owned(), 3)]),
         retries: 0,
+        retries_denied: 0,
         spliced: 0,
         log_lost: 0,
         failures: BTreeMap::from([("connect".to_owned(), 1)]),
