@@ -16,7 +16,7 @@ use weir_spec::{HostConfig, Listener, Name, Port, Quota};
 
 use crate::auth::{Caller, Tokens};
 use crate::chains::Failure;
-use crate::engine::{Drained, Engine, EngineEvent, EngineStatus};
+use crate::engine::{Drained, Engine, EngineEvent, EngineStatus, ListenerStatus};
 use crate::error::ControlError;
 use crate::events::{EventKind, Events};
 use crate::refusals::Refusals;
@@ -94,8 +94,9 @@ pub struct Status {
     /// Steering rules, by tenant.
     #[serde(default)]
     pub steering: BTreeMap<Name, SteeringStatus>,
-    /// Why the host's configuration was not taken when it was read again last; none: it was, or there was no reason to read it. The whole of it is for
-    /// the administrator: the line that is wrong can be a token's.
+    /// Why the host's configuration was not taken when it was read again last, or what of it is not in force now: files of certificates
+    /// that were read again and are no good. None: all is taken, or there was no reason to read it. The whole of it is for the
+    /// administrator: the line that is wrong can be a token's.
     #[serde(default)]
     pub config_problem: Option<String>,
     /// Why the store takes no changes now; none: it does. For a tenant without where it is and how full its disk.
@@ -323,6 +324,10 @@ impl Control {
         engine.ports.retain(|port| mine(&port.tenant));
         engine.listeners.retain(|listener| mine(&listener.tenant));
         engine.chains.retain(|chain| mine(&chain.tenant));
+        let config_problem = self.config_problem(&engine.listeners, tenant.is_none());
+        if tenant.is_some() {
+            engine.listeners.iter_mut().for_each(|listener| listener.not_taken.clear());
+        }
         engine.carrier = engine.carrier.filter(|_| tenant.is_none());
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = failed.iter().filter(|(id, _)| mine(&id.tenant));
@@ -334,7 +339,7 @@ impl Control {
             engine,
             failed: failed.map(|(id, failure)| (id.to_string(), failure.why.clone())).collect(),
             steering: self.steering_status(tenant),
-            config_problem: self.config_problem(tenant.is_none()),
+            config_problem,
             store_problem: self.store_problem(tenant.is_none()),
             api_refused: match tenant {
                 None => self.refusals.counts(),
@@ -343,11 +348,16 @@ impl Control {
         }
     }
 
-    /// Why the configuration was not taken when it was read last; what it says is for the administrator.
-    fn config_problem(&self, whole: bool) -> Option<String> {
-        let problem = self.config_problem.lock().unwrap_or_else(PoisonError::into_inner);
-        let problem = problem.as_ref();
-        problem.map(|why| if whole { why.clone() } else { A_MISTAKE.to_owned() })
+    /// Why the configuration was not taken when it was read last, or what of it listeners do not have; what it says is for the
+    /// administrator.
+    fn config_problem(&self, listeners: &[ListenerStatus], whole: bool) -> Option<String> {
+        let problem = self.config_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let of_listeners = listeners.iter().flat_map(|listener| {
+            listener.not_taken.iter().map(|why| format!("listener {}: {why}", listener.name))
+        });
+        let problems: Vec<String> = problem.into_iter().chain(of_listeners).collect();
+        let told = || if whole { problems.join("\n") } else { A_MISTAKE.to_owned() };
+        (!problems.is_empty()).then(told)
     }
 
     fn store_problem(&self, whole: bool) -> Option<String> {

@@ -28,7 +28,6 @@ pub(crate) fn listener(error: &GatewayError, listener: &Listener, place: usize) 
             advised(Invalid::at("address", message), *address, error)
         }
         GatewayError::Certificate { file, .. } => in_file(listener, file, message),
-        GatewayError::Log { .. } => Invalid::at("file", message).within("log"),
         _ => Invalid::whole(message),
     };
     invalid.within_array("listener", place)
@@ -42,7 +41,6 @@ pub(crate) fn listener_of(error: &GatewayError, listeners: &[Listener]) -> Optio
         }
         GatewayError::Config { listener: name, .. }
         | GatewayError::Listen { listener: name, .. }
-        | GatewayError::Log { listener: name, .. }
         | GatewayError::Chain { listener: name, .. }
         | GatewayError::Partly { listener: name, .. }
         | GatewayError::Unknown(name) => one.name.as_str() == name,

@@ -33,16 +33,6 @@ pub enum GatewayError {
         /// What is wrong with it.
         what: String,
     },
-    /// The file for requests cannot be written to.
-    #[error("{}: {error}", file.display())]
-    Log {
-        /// The listener.
-        listener: String,
-        /// The file.
-        file: PathBuf,
-        /// What the kernel said.
-        error: io::Error,
-    },
     /// The chain was not made.
     #[error("listener {listener}: chain: {what}")]
     Chain {

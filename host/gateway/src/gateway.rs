@@ -31,6 +31,8 @@ use crate::upstream::news::News;
 const BACKLOG: i32 = 4096;
 /// How long a listener that comes waits for names to be looked up.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
+/// How long the last lines of logs of requests may take to be written when connections took all of the time.
+const LOG_LINGER: Duration = Duration::from_secs(1);
 
 /// A running gateway. When it is dropped, all connections are cut off; [`Gateway::drain`] first lets them end.
 pub struct Gateway {
@@ -281,10 +283,9 @@ impl Gateway {
         for name in &names {
             let _ = self.keeper.errands.send(Errand::Forget(String::clone(name)));
         }
+        let deadline = std::time::Instant::now() + time;
         self.remove_all(names, time);
-        all.iter()
-            .filter_map(|entry| entry.plan.journal.as_ref())
-            .for_each(|journal| journal.end());
+        end_journals(&all, deadline);
     }
 
     fn remove_all(&self, names: Vec<String>, time: Duration) {
@@ -321,8 +322,9 @@ impl Gateway {
     /// # Errors
     /// Those that are no good; the listeners they belong to keep the ones they have.
     pub fn reload(&self) -> Result<(), Vec<GatewayError>> {
-        let listeners = self.listeners();
-        let files = listeners.values().flat_map(|entry| entry.plan.files());
+        let plans: Vec<_> =
+            self.listeners().values().map(|entry| Arc::clone(&entry.plan)).collect();
+        let files = plans.iter().flat_map(|plan| plan.files());
         let errors: Vec<_> = files.filter_map(|files| files.reload().err()).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
@@ -387,6 +389,9 @@ impl Entry {
             read.upstreams.push(of);
         }
         read.log_lost = self.plan.journal.as_ref().map_or(0, |journal| journal.lost());
+        let of_log = self.plan.journal.as_ref().and_then(|journal| journal.problem());
+        let of_files = self.plan.files().filter_map(|files| files.problem());
+        read.not_taken = of_files.chain(of_log).collect();
         read.certificates =
             self.plan.tls.as_ref().map(|tls| tls.now().status.clone()).unwrap_or_default();
         read
@@ -404,10 +409,16 @@ impl Drop for Gateway {
             // One that panicked has said so already.
             let _ = thread.join();
         }
-        let listeners = self.listeners();
-        let journals = listeners.values().filter_map(|entry| entry.plan.journal.as_ref());
-        journals.for_each(|journal| journal.end());
+        let all: Vec<_> = std::mem::take(&mut *self.listeners()).into_values().collect();
+        end_journals(&all, std::time::Instant::now());
     }
+}
+
+/// Waits until what listeners have handed over is written, until the deadline, or a little longer if that has gone by.
+fn end_journals(all: &[Entry], deadline: std::time::Instant) {
+    let deadline = deadline.max(std::time::Instant::now() + LOG_LINGER);
+    let journals = all.iter().filter_map(|entry| entry.plan.journal.as_ref());
+    journals.for_each(|journal| journal.end(deadline));
 }
 
 /// Addresses while listeners change.
@@ -553,10 +564,7 @@ fn journal(
     if let Some(same) = open.filter(|journal| journal.path() == file) {
         return Ok(Some(Arc::clone(same)));
     }
-    Journal::open(file).map(Some).map_err(|error| {
-        let (listener, file) = (config.name.clone(), file.clone());
-        GatewayError::Log { listener, file, error }
-    })
+    Journal::start(file).map(Some).map_err(GatewayError::Thread)
 }
 
 /// Reads the files of a listener that is as it should be: its certificates, and how its upstreams are reached.

@@ -84,6 +84,10 @@ pub struct ListenerStatus {
     /// Its certificates, in order.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
+    /// What the configuration gives it and it does not have, and why: a file of certificates, for instance, that was read again and is no
+    /// good, so that what it said before is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_taken: Vec<String>,
 }
 
 /// A certificate that a listener shows.

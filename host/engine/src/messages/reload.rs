@@ -71,8 +71,17 @@ impl Messages {
     /// certificates were not taken.
     ///
     /// # Errors
-    /// When one of them cannot be; then all are as they were.
+    /// When one of them cannot be; then all are as they were, but for certificates.
     pub(crate) fn reload(&self, listeners: &[Listener]) -> Result<Reloaded, EngineError> {
+        let moved = self.follow(listeners);
+        // Whatever becomes of listeners: what is revoked does not wait for them.
+        let read = self.gateway.get().map_or(Ok(()), Gateway::reload);
+        let certificates = read.err().unwrap_or_default().iter().map(ToString::to_string).collect();
+        Ok(Reloaded { moved: moved?, certificates })
+    }
+
+    /// Has these listeners. Answers with the chains whose listeners have other addresses now.
+    fn follow(&self, listeners: &[Listener]) -> Result<Vec<ChainId>, EngineError> {
         let before = self.listeners();
         let wanted = reachable(listeners, &before);
         let mut moved = Vec::new();
@@ -105,9 +114,7 @@ impl Messages {
                 .map(|a| a.0)
                 .collect();
         }
-        let read = self.gateway.get().map_or(Ok(()), Gateway::reload);
-        let certificates = read.err().unwrap_or_default().iter().map(ToString::to_string).collect();
-        Ok(Reloaded { moved, certificates })
+        Ok(moved)
     }
 
     fn addresses_by_chain(&self) -> BTreeMap<ChainId, Vec<SocketAddr>> {

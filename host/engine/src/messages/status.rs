@@ -109,6 +109,7 @@ fn listener_status(
             })
             .collect(),
         certificates: counted.certificates.iter().map(certificate_status).collect(),
+        not_taken: counted.not_taken.clone(),
     }
 }
 

@@ -132,6 +132,9 @@ pub struct ListenerStatistics {
     pub upstreams: Vec<UpstreamStatistics>,
     /// Its certificates, in order.
     pub certificates: Vec<CertificateStatus>,
+    /// What it should have and has not, and why: files that were read again and are no good, whose earlier content is in force, and the
+    /// file of its log.
+    pub not_taken: Vec<String>,
 }
 
 impl ListenerStatistics {

@@ -145,16 +145,25 @@ async fn look_after_all(
     }
 }
 
-/// Reads certificates again when their files change.
+/// Reads certificates again when their files change, and while the last reading failed.
 async fn watch_files(all: Vec<Arc<dyn FromFiles>>) {
+    let mut told = vec![None; all.len()];
     loop {
         tokio::time::sleep(FILES).await;
-        for files in &all {
-            if files.stale()
-                && let Err(error) = files.reload()
-            {
-                tracing::error!(%error, "certificates stay those they were");
+        for (files, told) in all.iter().zip(&mut told) {
+            if files.stale() {
+                // What is wrong is kept with the files.
+                let _ = files.reload();
             }
+            let problem = files.problem();
+            if problem == *told {
+                continue;
+            }
+            match &problem {
+                Some(error) => tracing::error!(%error, "certificates stay those they were"),
+                None => tracing::info!("certificates that were not taken before are taken now"),
+            }
+            *told = problem;
         }
     }
 }

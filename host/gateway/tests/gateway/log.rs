@@ -1,13 +1,15 @@
 //! The log of requests.
 
-use std::fs;
-use std::io::{Read as _, Write as _};
+use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use weir_gateway::{Gateway, GatewayConfig, GatewayError, Protocol};
+use weir_gateway::Protocol;
 
 use crate::support::{self, Server, curl, curl_text, gateway_with, until};
 
@@ -173,14 +175,81 @@ fn a_full_disk_holds_nobody_up_and_is_counted() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_keeps_a_listener_from_starting() {
-    let gateway = Gateway::start(GatewayConfig::default()).unwrap();
-    let config = support::listener(&["127.0.0.1:1".parse().unwrap()], |config| {
-        config.log = Some("/nowhere/web.log".into());
-    });
-    let error = gateway.set(config).unwrap_err();
-    assert!(matches!(error, GatewayError::Log { .. }), "{error}");
-    assert!(error.to_string().contains("/nowhere/web.log: No such file"), "{error}");
+fn without_its_directory_a_listener_starts_and_writes_as_soon_as_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("log/web.log");
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    let url = format!("http://{address}/");
+    let of_listener = || gateway.statistics().listeners.remove(0);
+    until("it is told", || !of_listener().not_taken.is_empty());
+    assert!(of_listener().not_taken[0].contains("web.log: requests are not written down: No such"));
+    curl_text(&[&url]);
+    until("it is counted", || of_listener().log_lost == 1);
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    until("it is found", || of_listener().not_taken.is_empty());
+    curl_text(&[&url]);
+    assert_eq!(wait_for(&file, 1).len(), 1);
+    assert_eq!(of_listener().log_lost, 1);
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_holds_up_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    let url = format!("http://{address}/");
+    curl_text(&[&url]);
+    until("it is counted", || gateway.statistics().listeners[0].log_lost == 1);
+    let why = gateway.statistics().listeners[0].not_taken.remove(0);
+    assert!(why.contains("nobody reads from it"), "{why}");
+    let mut reader =
+        Command::new("cat").arg(&file).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    until("it is opened", || gateway.statistics().listeners[0].not_taken.is_empty());
+    curl_text(&[&url]);
+    let mut line = String::new();
+    BufReader::new(reader.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("\"method\":\"GET\""), "{line}");
+    drop(gateway);
+    reader.wait().unwrap();
+}
+
+#[test]
+fn a_line_that_was_cut_off_does_not_take_the_next_one_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.log");
+    fs::write(&file, "{\"before\":1}\n{\"target\":\"/cut").unwrap();
+    let server = Server::echo();
+    let (gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    curl_text(&[&format!("http://{address}/")]);
+    gateway.drain(Duration::from_secs(10));
+    let text = fs::read_to_string(&file).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[..2], ["{\"before\":1}", "{\"target\":\"/cut"]);
+    assert_eq!(serde_json::from_str::<Value>(lines[2]).expect(lines[2])["status"], 200);
+}
+
+#[test]
+fn only_its_group_may_read_a_new_file_and_one_behind_another_has_the_rights_of_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.log");
+    let server = Server::echo();
+    let (_gateway, address) =
+        gateway_with(&[server.address], |config| config.log = Some(file.clone()));
+    let url = format!("http://{address}/");
+    let rights = || fs::metadata(&file).map(|meta| meta.permissions().mode() & 0o777);
+    until("it is made", || rights().is_ok());
+    assert_eq!(rights().unwrap() & !0o640, 0);
+    fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
+    fs::rename(&file, directory.path().join("web.log.1")).unwrap();
+    curl_text(&[&url]);
+    wait_for(&file, 1);
+    assert_eq!(rights().unwrap(), 0o664);
 }
 
 #[test]

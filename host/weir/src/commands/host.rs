@@ -114,7 +114,7 @@ fn status_text(status: &Status) -> String {
     }
     if let Some(problem) = &status.config_problem {
         text.push_str(&format!(
-            "\nthe configuration was not taken when it was read last: {problem}\n"
+            "\nthe configuration is not in force as it is written: {problem}\n"
         ));
     }
     if let Some(problem) = &status.store_problem {

@@ -148,7 +148,7 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
         weir(host.directory.path(), &["--api", &url, "--token", "0123456789abcdef-new", "status"]);
     assert_eq!(status.status, Some(0));
     // It is told to those who do not read the log, too.
-    let told = "the configuration was not taken when it was read last: unknown key `nonsense`";
+    let told = "the configuration is not in force as it is written: unknown key `nonsense`";
     assert!(status.out.contains(told), "{}", status.out);
     assert!(host.ok(&["events"]).contains("reload-refused"));
     // A file that is away for a moment does not stand for the defaults, which know no tokens.

@@ -441,6 +441,7 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
             CertificateStatus { names, expires }
         })
         .into(),
+        not_taken: Vec::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use weir_control::api::check_socket;
 use weir_control::auth::Tokens;
 use weir_engine::{Findings, located, nics};
-use weir_spec::{DocumentError, Invalid};
+use weir_spec::{DocumentError, Invalid, Listener};
 
 use super::Configuration;
 use crate::cli::RunArgs;
@@ -107,9 +107,33 @@ fn looked(read: &Configuration) -> Result<Found> {
         };
         located(invalid.within("store"))
     })?;
-    let Findings { down, notes } = weir_engine::check(config).map_err(located)?;
+    let Findings { down, mut notes } = weir_engine::check(config).map_err(located)?;
+    notes.extend(config.listeners.iter().filter_map(log_note));
     let down = down.into_iter().map(|invalid| problem(&located(invalid))).collect();
     Ok(Found { steps, down, notes })
+}
+
+/// What is to be told of the file for a listener's requests, without which the host starts.
+fn log_note(listener: &Listener) -> Option<String> {
+    let file = &listener.log.as_ref()?.file;
+    let error = check_log(file).err()?;
+    Some(format!(
+        "listener {}: requests would not be written down before {} can be written to: {error}",
+        listener.name,
+        file.display()
+    ))
+}
+
+/// Whether a file can be written to, or made.
+fn check_log(file: &Path) -> io::Result<()> {
+    match fs::metadata(file) {
+        Ok(found) if found.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+        Ok(_) => return Ok(rustix::fs::access(file, Access::WRITE_OK)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok(rustix::fs::access(parent.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 /// Whether there is a directory that can be written to, or one can be made.
