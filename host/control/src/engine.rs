@@ -17,8 +17,8 @@ use weir_spec::{
 
 pub use self::status::{
     Bucket, CarrierStatus, CertificateStatus, ChainStatus, EngineStatus, ExchangeCounts,
-    FunctionLog, FunctionStatus, Health, InstanceStatus, ListenerStatus, LogLine, MemberStatus,
-    PoolStatus, PortStatus, QueueStatus, RulePlace, RuleStatus, Sample, TrialStatus,
+    FileStatus, FunctionLog, FunctionStatus, Health, InstanceStatus, ListenerStatus, LogLine,
+    MemberStatus, PoolStatus, PortStatus, QueueStatus, RulePlace, RuleStatus, Sample, TrialStatus,
     UpstreamStatus, WorkerStatus,
 };
 pub use crate::store::ChainId;

@@ -410,6 +410,9 @@ fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
     let bytes = Counters::new(registry, "listener_bytes", "Bytes from and to clients");
     let expiry = "When the certificate for a server name expires, in seconds since 1970";
     let expiry = Gauges::new(registry, "listener_certificate_expiry_timestamp_seconds", expiry);
+    let runs_out = "When what a file says runs out, in seconds since 1970: authorities, lists of revoked certificates, \
+                    certificates that upstreams are shown";
+    let runs_out = Gauges::new(registry, "listener_file_expiry_timestamp_seconds", runs_out);
     let healthy = Gauges::new(registry, "upstream_healthy", "Whether an upstream gets requests");
     let connections = "Connections to an upstream that are open";
     let connections = Gauges::new(registry, "upstream_open_connections", connections);
@@ -454,6 +457,11 @@ fn listeners(registry: &mut Registry, status: &Status, reasons: Reasons) {
             for server in names {
                 expiry.set(&[name, ("server_name", server)], certificate.expires as f64);
             }
+        }
+        for file in &listener.files {
+            let upstream = file.upstream.as_deref().unwrap_or_default();
+            let labels = [name, ("upstream", upstream), ("key", file.key.as_str())];
+            runs_out.set(&labels, file.expires as f64);
         }
         for upstream in &listener.upstreams {
             let labels = [name, ("upstream", upstream.address.as_str())];

@@ -213,6 +213,8 @@ pub struct ClientCertificates {
     /// PEM file of lists of revoked certificates (RFC 5280): one of each authority on the way from a certificate to one of
     /// `authorities`.
     pub revoked: Option<PathBuf>,
+    /// Whether clients are refused of whose authorities a list is out of date (`nextUpdate`).
+    pub enforce_next_update: bool,
     /// Whether a client without one is refused.
     pub required: bool,
 }

@@ -19,7 +19,7 @@ use crate::listen::listener::{Plan, ThreadCounters};
 use crate::listen::thread::{Command, Handle};
 use crate::observe::counters::{ListenerCounters, UpstreamCounters};
 use crate::observe::request_log::Journal;
-use crate::observe::statistics::{ListenerStatistics, Statistics, UpstreamStatistics};
+use crate::observe::statistics::{Expiry, ListenerStatistics, Statistics, UpstreamStatistics};
 use crate::tls::{self, Served};
 use crate::upstream::dial::Route;
 use crate::upstream::environment::ListenerUpstreams;
@@ -179,6 +179,7 @@ impl Gateway {
             let plan = Arc::new(Plan {
                 members: config.upstreams.iter().map(members).collect(),
                 routes,
+                trust: tls.as_ref().and_then(|tls| tls.now().trust.clone()),
                 tls,
                 connections: match old {
                     Some(old) => Arc::clone(&old.plan.connections),
@@ -392,8 +393,16 @@ impl Entry {
         let of_log = self.plan.journal.as_ref().and_then(|journal| journal.problem());
         let of_files = self.plan.files().filter_map(|files| files.problem());
         read.not_taken = of_files.chain(of_log).collect();
-        read.certificates =
-            self.plan.tls.as_ref().map(|tls| tls.now().status.clone()).unwrap_or_default();
+        if let Some(served) = self.plan.tls.as_ref().map(|tls| tls.now()) {
+            read.certificates.clone_from(&served.status);
+            read.expiries.extend(served.expiries.iter().map(|expiry| (None, *expiry)));
+        }
+        for route in &self.plan.routes {
+            let shown = route.tls.as_ref().map(|tls| tls.files.now());
+            let expiries = shown.iter().flat_map(|shown| &shown.expiries);
+            let of_upstream = |expiry: &Expiry| (Some(route.config.address.clone()), *expiry);
+            read.expiries.extend(expiries.map(of_upstream));
+        }
         read
     }
 }

@@ -48,6 +48,7 @@ pub use connection::splice::{
 pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use observe::statistics::{
-    CertificateStatus, FAILURES, Failure, ListenerStatistics, Statistics, UpstreamStatistics,
+    CertificateStatus, Expiry, ExpiryOf, FAILURES, Failure, ListenerStatistics, Statistics,
+    UpstreamStatistics,
 };
 pub use upstream::news::{News, UpstreamNews};

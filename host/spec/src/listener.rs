@@ -344,6 +344,9 @@ pub struct ClientCertificates {
     /// PEM file of lists of revoked certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<PathBuf>,
+    /// Whether clients are refused when a list of their authorities is out of date (`nextUpdate`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enforce_next_update: bool,
     /// Whether a client without one is refused.
     #[serde(default = "required")]
     pub required: bool,
@@ -685,6 +688,14 @@ impl Check for Listener {
             let message = "clients are asked for certificates, and no TLS is spoken with them";
             return Err(Invalid::at("client-certificates", message)
                 .help("add `[[listener.tls]]`, or leave it out"));
+        }
+        if let Some(of) = &self.client_certificates
+            && of.enforce_next_update
+            && of.revoked.is_none()
+        {
+            let invalid = Invalid::at("enforce-next-update", "there is no list to be out of date");
+            let invalid = invalid.help("add `revoked = \"FILE\"`, or leave it out");
+            return Err(invalid.within("client-certificates"));
         }
         for (index, upstream) in self.upstream.iter().enumerate() {
             let wrong = |key, message: &str, help: &str| {

@@ -84,6 +84,9 @@ pub struct ListenerStatus {
     /// Its certificates, in order.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
+    /// When what its other files say runs out, and what those of its upstreams say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileStatus>,
     /// What the configuration gives it and it does not have, and why: a file of certificates, for instance, that was read again and is no
     /// good, so that what it said before is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -96,6 +99,18 @@ pub struct CertificateStatus {
     /// The server names that it is shown for, unless one before it has them.
     pub names: Vec<String>,
     /// When it expires, in seconds since 1970.
+    pub expires: u64,
+}
+
+/// When what a file says that a listener or an upstream of it has runs out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileStatus {
+    /// The key that names it: `authorities`, `revoked` or `certificate`.
+    pub key: String,
+    /// The upstream that has it; none: the listener itself, for its clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// When the first of what it says does, in seconds since 1970. Of `revoked`: when a newer list should be there.
     pub expires: u64,
 }
 

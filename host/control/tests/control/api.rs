@@ -607,6 +607,7 @@ async fn tokens_open_what_is_theirs() {
         "weir_upstream_lookup_failures_total{listener=\"acme-web\",upstream=\"api.example:9000\"} 1",
         "weir_listener_certificate_expiry_timestamp_seconds{listener=\"acme-web\",server_name=\"a.example\"} 2000000000.0",
         "weir_listener_certificate_expiry_timestamp_seconds{listener=\"acme-web\",server_name=\"b.example\"} 1900000000.0",
+        "weir_listener_file_expiry_timestamp_seconds{listener=\"acme-web\",upstream=\"\",key=\"revoked\"} 1950000000.0",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }

@@ -188,6 +188,7 @@ pub(super) fn config(listener: &Listener, chain: Option<Arc<Parts>>) -> Listener
         client_certificates: listener.client_certificates.as_ref().map(|of| ClientCertificates {
             authorities: of.authorities.clone(),
             revoked: of.revoked.clone(),
+            enforce_next_update: of.enforce_next_update,
             required: of.required,
         }),
         proxy_protocol: listener.proxy_protocol,

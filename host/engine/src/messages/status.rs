@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use weir_control::engine::{
-    Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, FunctionLog, FunctionStatus,
-    Health, InstanceStatus, ListenerStatus, MemberStatus, PoolStatus, Sample, TrialStatus,
-    UpstreamStatus,
+    Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, FileStatus, FunctionLog,
+    FunctionStatus, Health, InstanceStatus, ListenerStatus, MemberStatus, PoolStatus, Sample,
+    TrialStatus, UpstreamStatus,
 };
 use weir_exchange::Times;
-use weir_gateway::{FAILURES, ListenerStatistics};
+use weir_gateway::{Expiry, FAILURES, ListenerStatistics, Target};
 use weir_hop::Carrier;
 use weir_spec::{Listener, Name, Plane, ResolvedFunction};
 
@@ -109,13 +110,23 @@ fn listener_status(
             })
             .collect(),
         certificates: counted.certificates.iter().map(certificate_status).collect(),
+        files: counted.expiries.iter().map(file_status).collect(),
         not_taken: counted.not_taken.clone(),
     }
 }
 
 fn certificate_status(certificate: &weir_gateway::CertificateStatus) -> CertificateStatus {
-    let expires = certificate.expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    CertificateStatus { names: certificate.names.clone(), expires: expires.as_secs() }
+    CertificateStatus { names: certificate.names.clone(), expires: seconds(certificate.expires) }
+}
+
+fn file_status((upstream, expiry): &(Option<Target>, Expiry)) -> FileStatus {
+    let (key, upstream) = (expiry.of.key().to_owned(), upstream.as_ref().map(ToString::to_string));
+    FileStatus { key, upstream, expires: seconds(expiry.at) }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Responses by the class of their status.

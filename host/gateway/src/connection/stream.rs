@@ -353,6 +353,22 @@ fn write(
     Pin::new(&mut *socket.tcp.borrow_mut()).poll_write_vectored(cx, slices)
 }
 
+/// Why nothing can be written to an upstream any more: its alert, if one came. With TLS 1.3 an upstream refuses a certificate when requests
+/// are under way, and the kernel tells of its reset before what came before that.
+#[cold]
+fn last_word(tls: &mut TlsStream<TcpStream>, error: io::Error) -> io::Error {
+    let TlsStream::Client(client) = tls else { return error };
+    let (tcp, session) = client.get_mut();
+    let tcp = SockRef::from(&*tcp);
+    // What comes beside it stays there to be read, and is no more than rustls takes.
+    while let Ok(1..) = session.read_tls(&mut &*tcp) {
+        if let Err(alert @ rustls::Error::AlertReceived(_)) = session.process_new_packets() {
+            return io::Error::new(io::ErrorKind::InvalidData, alert);
+        }
+    }
+    error
+}
+
 fn stalled() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer took nothing for too long")
 }
@@ -413,7 +429,10 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         let wrote = match &mut this.inner {
             Inner::Plain(socket) => write(socket, cx, &[io::IoSlice::new(bytes)]),
-            Inner::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Inner::Tls(tls) => {
+                let wrote = Pin::new(&mut **tls).poll_write(cx, bytes);
+                wrote.map_err(|error| last_word(tls, error))
+            }
         };
         if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }
     }
@@ -426,7 +445,10 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         let wrote = match &mut this.inner {
             Inner::Plain(socket) => write(socket, cx, slices),
-            Inner::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Inner::Tls(tls) => {
+                let wrote = Pin::new(&mut **tls).poll_write_vectored(cx, slices);
+                wrote.map_err(|error| last_word(tls, error))
+            }
         };
         if this.wrote(cx, &wrote) { Poll::Ready(Err(stalled())) } else { wrote }
     }
@@ -442,7 +464,10 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         let flushed = match &mut this.inner {
             Inner::Plain(socket) => socket.poll_taken(cx),
-            Inner::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Inner::Tls(tls) => {
+                let flushed = Pin::new(&mut **tls).poll_flush(cx);
+                flushed.map_err(|error| last_word(tls, error))
+            }
         };
         let flushed = this.flushed(cx, flushed);
         if let (Poll::Ready(Ok(())), Some(pulse)) = (&flushed, &this.pulse) {

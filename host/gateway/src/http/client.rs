@@ -49,6 +49,8 @@ pub(crate) struct Client {
     /// What counts its bytes.
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) forwarded: Forwarded,
+    /// The mark of the authorities and lists by which its certificate was taken, if it showed one.
+    pub(crate) trust: Option<u64>,
     /// Requests so far.
     pub(crate) requests: Cell<u64>,
     /// There is to be none any more.
@@ -97,9 +99,15 @@ impl Client {
         place.map(Choice::preferred)
     }
 
-    /// Whether it ends with the next response, because functions for connections know of it that new ones do not get.
+    /// Whether it ends with the next response, because functions for connections know of it that new ones do not get, or because clients'
+    /// certificates are taken by other authorities and lists now: a new connection shows whether its own is.
     pub(crate) fn is_outdated(&self) -> bool {
-        self.watched.borrow().as_ref().is_some_and(|watched| watched.is_outdated(&self.listener))
+        self.trust.is_some_and(|trust| self.listener.site().plan.trusted() != Some(trust))
+            || self
+                .watched
+                .borrow()
+                .as_ref()
+                .is_some_and(|watched| watched.is_outdated(&self.listener))
     }
 
     /// Whether the connection is to be ended now, or has been silent for too long.

@@ -19,6 +19,7 @@ use crate::observe::counters::Traffic;
 use crate::observe::failure_lines::{Line, shown};
 use crate::observe::record::{self, Noted, Record, Records};
 use crate::observe::statistics::Failure;
+use crate::tls;
 use crate::upstream::dial::Unconnected;
 use crate::upstream::pool::Upstream;
 
@@ -231,10 +232,12 @@ impl Finish {
         match ended {
             Some(Ok(())) => return self.delivered(),
             Some(Err(Halt::Client(_))) => self.failed(Failure::ClientGone),
-            Some(Err(Halt::Upstream(_))) => {
+            Some(Err(Halt::Upstream(error))) => {
                 self.failed(Failure::Broken);
                 if let Some(upstream) = &self.visit.0 {
-                    upstream.counters.failures.count(Failure::Broken);
+                    let alerted = tls::alert(error).is_some();
+                    let failure = if alerted { Failure::Tls } else { Failure::Broken };
+                    upstream.counters.failures.count(failure);
                 }
             }
             Some(Err(Halt::Idle)) => self.failed(Failure::Idle),

@@ -29,7 +29,7 @@ use crate::listen::listener::{Admission, Listener, Site, unless_killed};
 use crate::listen::proxy_protocol;
 use crate::observe::counters::Traffic;
 use crate::observe::statistics::Failure;
-use crate::tls;
+use crate::tls::{self, Trust};
 
 /// What HTTP/2 begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -65,6 +65,8 @@ struct Opened {
     origin: Origin,
     /// What the client's certificate says of it.
     certificate: Option<HeaderValue>,
+    /// By what that was taken.
+    trust: Option<Trust>,
     /// What ALPN said.
     http2: Option<bool>,
 }
@@ -76,7 +78,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
     let site = listener.site();
     let begin = Begin { listener: &listener, site: &site, admission: &admission, peer };
     let Some(opened) = begin.in_time(open(&site, tcp, peer)).await else { return };
-    let Opened { mut stream, origin, certificate, http2 } = opened;
+    let Opened { mut stream, origin, certificate, trust, http2 } = opened;
     if site.plan.config.protocol == Protocol::Tcp {
         let pulse = Pulse::new();
         let stream = stream.with_pulse(Rc::clone(&pulse));
@@ -122,6 +124,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
         traffic,
         origin,
         forwarded,
+        trust: trust.as_ref().map(Trust::mark),
         requests: Cell::new(0),
         spent: Cell::new(false),
         upgraded: RefCell::new(None),
@@ -186,16 +189,28 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
     }
     let traffic = Traffic::within(&site.counters.traffic);
     let patience = plan.config.timeouts.body;
-    let (mut server_name, mut http2, mut certificate) = (None, None, None);
+    let (mut server_name, mut http2, mut certificate, mut trust) = (None, None, None, None);
     let stream = if let Some(tls) = &plan.tls {
-        let acceptor = TlsAcceptor::from(Arc::clone(&tls.now().config));
-        let tls = acceptor.accept(tcp).await;
-        let tls = tls.map_err(|error| (Some(Failure::Tls), error))?;
+        let served = tls.now();
+        let acceptor = TlsAcceptor::from(Arc::clone(&served.config));
+        let mut accepting = pin!(acceptor.accept(tcp));
+        let mut refused = None;
+        let tls = poll_fn(|cx| {
+            let polled = accepting.as_mut().poll(cx);
+            // Of this one: nothing else has run on this thread meanwhile.
+            refused = tls::refused_subject().or(refused.take());
+            polled
+        });
+        let tls = tls.await.map_err(|error| {
+            certificate_refused(site, client, &error, refused.as_deref());
+            (Some(Failure::Tls), error)
+        })?;
         let session = tls.get_ref().1;
         server_name = session.server_name().map(Box::from);
         // A connection that carries no requests has nobody to tell.
         if plan.config.protocol == Protocol::Http {
             certificate = session.peer_certificates().and_then(|all| tls::told(all.first()?));
+            trust = served.trust.clone().filter(|_| session.peer_certificates().is_some());
         }
         let stream = Stream::tls(tls.into(), traffic, patience);
         http2 = stream.alpn().map(|protocol| protocol == b"h2");
@@ -205,7 +220,27 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
     };
     let tls = plan.tls.is_some();
     let origin = Origin { client, local, tls, server_name, upgrade: false };
-    Ok(Opened { stream, origin, certificate, http2 })
+    Ok(Opened { stream, origin, certificate, trust, http2 })
+}
+
+/// Says whose certificate was refused, and why: some in the log of everybody, all in that of who looks closely.
+#[cold]
+fn certificate_refused(site: &Site, client: SocketAddr, error: &io::Error, subject: Option<&str>) {
+    let why = match error.get_ref().and_then(|error| error.downcast_ref()) {
+        Some(rustls::Error::NoCertificatesPresented) => "it showed none".to_owned(),
+        Some(rustls::Error::InvalidCertificate(error)) => tls::why(error),
+        _ => return,
+    };
+    let Some(left_out) = site.refused.say(tokio::time::Instant::now()) else { return };
+    let subject = subject.map(|subject| format!(" ({subject})")).unwrap_or_default();
+    let left_out = match left_out {
+        0 => String::new(),
+        left_out => format!("; {left_out} others are not shown"),
+    };
+    let listener = &site.plan.config.name;
+    tracing::info!(
+        "listener {listener}: tls: certificate of {client}{subject} refused: {why}{left_out}"
+    );
 }
 
 /// Looks at a client's first bytes, which are put back.

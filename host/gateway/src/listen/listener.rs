@@ -22,7 +22,7 @@ use crate::observe::counters::{ListenerCounters, UpstreamCounters};
 use crate::observe::failure_lines::Lines;
 use crate::observe::record::Records;
 use crate::observe::request_log::Journal;
-use crate::tls::{FromFiles, Read, Served};
+use crate::tls::{FromFiles, Read, Served, Trust};
 use crate::upstream::balance::Balance;
 use crate::upstream::dial::{Route, Told};
 use crate::upstream::environment::ListenerEnvironment;
@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) members: Vec<Arc<Members>>,
     pub(crate) tls: Option<Arc<Read<Served>>>,
+    /// By which clients' certificates are taken, if any are asked for.
+    pub(crate) trust: Option<Trust>,
     /// Connections open, on all threads.
     pub(crate) connections: Arc<AtomicUsize>,
     /// `via` for HTTP/1.0, 1.1, 2.
@@ -69,6 +71,11 @@ pub(crate) struct ThreadCounters {
 }
 
 impl Plan {
+    /// The mark of the authorities and lists by which clients' certificates are taken, if any are asked for.
+    pub(crate) fn trusted(&self) -> Option<u64> {
+        self.trust.as_ref().map(Trust::now)
+    }
+
     /// Files that it was made of, and that are read again when they change.
     pub(crate) fn files(&self) -> impl Iterator<Item = Arc<dyn FromFiles>> {
         let of_listener = self.tls.iter().map(|tls| Arc::clone(tls) as Arc<dyn FromFiles>);
@@ -92,6 +99,8 @@ pub(crate) struct Site {
     pub(crate) retries: RetryBudget,
     /// What of it is said in the log.
     pub(crate) lines: Lines,
+    /// The same of clients' certificates that are refused.
+    pub(crate) refused: Lines,
     /// Requests are written down.
     pub(crate) records: Option<Records>,
 }
@@ -133,7 +142,8 @@ impl Site {
             http2: http2_builder(config),
             default_hosts,
             retries: RetryBudget::new(config.retry.budget),
-            lines: Lines::default(),
+            lines: Lines::of_exchanges(),
+            refused: Lines::of_certificates(),
             records: plan.journal.clone().map(Records::new),
             plan,
         }))

@@ -1,4 +1,4 @@
-//! Lines of the log about exchanges that failed: a few, whatever clients do.
+//! Lines of the log about exchanges that failed and clients that were refused: a few, whatever clients do.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,26 +9,37 @@ use tokio::time::Instant;
 
 /// Lines of a listener on a thread within [`SPAN`]; others are for who looks closely.
 const LINES: u32 = 5;
+/// The same of certificates that are refused.
+const CERTIFICATES: u32 = 1;
 const SPAN: Duration = Duration::from_secs(1);
 /// Bytes of a method, or a path, that are shown.
 const TEXT_MAX: usize = 256;
 
 /// How many lines a listener may still write.
-#[derive(Default)]
 pub(crate) struct Lines {
+    /// In a span.
+    most: u32,
     /// When the span began, and the lines that there were in it.
     span: Cell<Option<(Instant, u32)>>,
     left_out: Cell<u64>,
 }
 
 impl Lines {
+    pub(crate) fn of_exchanges() -> Self {
+        Self { most: LINES, span: Cell::default(), left_out: Cell::default() }
+    }
+
+    pub(crate) fn of_certificates() -> Self {
+        Self { most: CERTIFICATES, ..Self::of_exchanges() }
+    }
+
     /// Whether there may be one more now: how many were left out since the last one.
     pub(crate) fn say(&self, now: Instant) -> Option<u64> {
         let (since, said) = match self.span.get() {
             Some((since, said)) if now.duration_since(since) < SPAN => (since, said),
             _ => (now, 0),
         };
-        if said == LINES {
+        if said == self.most {
             self.left_out.set(self.left_out.get() + 1);
             return None;
         }
@@ -86,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_failures_is_a_few_lines_and_how_many_there_were() {
-        let (lines, now) = (Lines::default(), Instant::now());
+        let (lines, now) = (Lines::of_exchanges(), Instant::now());
         let said: Vec<_> = (0..1000).filter_map(|_| lines.say(now)).collect();
         assert_eq!(said, [0; LINES as usize]);
         assert_eq!(lines.say(now + SPAN), Some(1000 - u64::from(LINES)));

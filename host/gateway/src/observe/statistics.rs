@@ -132,6 +132,8 @@ pub struct ListenerStatistics {
     pub upstreams: Vec<UpstreamStatistics>,
     /// Its certificates, in order.
     pub certificates: Vec<CertificateStatus>,
+    /// When what its other files say runs out, and what those of its upstreams say.
+    pub expiries: Vec<(Option<Target>, Expiry)>,
     /// What it should have and has not, and why: files that were read again and are no good, whose earlier content is in force, and the
     /// file of its log.
     pub not_taken: Vec<String>,
@@ -244,6 +246,38 @@ pub struct CertificateStatus {
     pub names: Vec<String>,
     /// When it expires.
     pub expires: SystemTime,
+}
+
+/// When what a file says runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    /// What it says.
+    pub of: ExpiryOf,
+    /// When the first of it does.
+    pub at: SystemTime,
+}
+
+/// What a file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryOf {
+    /// Who may have signed certificates.
+    Authorities,
+    /// Which certificates are revoked: when newer lists should be there (`nextUpdate`, RFC 5280 section 5.1.2.5).
+    Revoked,
+    /// What the gateway shows an upstream.
+    Certificate,
+}
+
+impl ExpiryOf {
+    /// The key of the configuration that names the file.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Authorities => "authorities",
+            Self::Revoked => "revoked",
+            Self::Certificate => "certificate",
+        }
+    }
 }
 
 fn add<const N: usize>(to: &mut [u64; N], more: &[u64; N]) {

@@ -36,7 +36,7 @@ pub(crate) fn told(certificate: &CertificateDer<'_>) -> Option<HeaderValue> {
 }
 
 /// A name, its last part first (RFC 4514 section 2.1).
-fn subject(name: &X509Name<'_>) -> String {
+pub(super) fn subject(name: &X509Name<'_>) -> String {
     let all: Vec<_> = name.iter_rdn().collect();
     let parts = all.into_iter().rev().map(|part| {
         let values = part.iter().map(|one| {

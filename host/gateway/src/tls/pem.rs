@@ -7,7 +7,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::provider;
+use super::{provider, why};
 use crate::error::GatewayError;
 
 /// A file is no good.
@@ -37,25 +37,38 @@ pub(super) fn key_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, G
     }
     let der = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| unreadable(key, "no private key", &error))?;
-    CertifiedKey::from_der(chain, der, &provider()).map_err(|error| {
-        let why = match error {
-            rustls::Error::InconsistentKeys(_) => "it belongs to another certificate".to_owned(),
-            error => error.to_string(),
-        };
-        broken(key, format!("not the key of {}: {why}", certificate.display()))
+    CertifiedKey::from_der(chain, der, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let what = "it belongs to another certificate";
+            broken(key, format!("not the key of {}: {what}", certificate.display()))
+        }
+        rustls::Error::InvalidCertificate(error) => {
+            broken(certificate, format!("the first certificate cannot be used: {}", why(&error)))
+        }
+        error => broken(key, format!("the key cannot be used: {error}")),
     })
 }
 
 /// The authorities in a file.
-pub(super) fn authorities(file: &Path) -> Result<RootCertStore, GatewayError> {
+pub(super) struct Authorities {
+    pub(super) roots: RootCertStore,
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Reads the authorities in a file.
+pub(super) fn authorities(file: &Path) -> Result<Authorities, GatewayError> {
     let mut roots = RootCertStore::empty();
-    for authority in all(file, "no certificates")? {
-        roots.add(authority).map_err(|error| broken(file, error))?;
+    let certificates: Vec<CertificateDer<'static>> = all(file, "no certificates")?;
+    for authority in &certificates {
+        roots.add(authority.clone()).map_err(|error| match error {
+            rustls::Error::InvalidCertificate(error) => broken(file, why(&error)),
+            error => broken(file, error),
+        })?;
     }
     if roots.is_empty() {
         return Err(broken(file, "there is no authority in it (PEM, BEGIN CERTIFICATE)"));
     }
-    Ok(roots)
+    Ok(Authorities { roots, certificates })
 }
 
 /// The lists of revoked certificates in a file.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -12,16 +13,20 @@ use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Read, clients, pem, provider};
+use super::{Read, Trust, clients, expiry, pem, provider};
 use crate::config::{Certificate, ClientCertificates, ListenerConfig, Protocol};
 use crate::error::GatewayError;
-use crate::observe::statistics::CertificateStatus;
+use crate::observe::statistics::{CertificateStatus, Expiry};
 
 /// What a listener's handshakes go by.
 pub(crate) struct Served {
     pub(crate) config: Arc<ServerConfig>,
     /// Its certificates.
     pub(crate) status: Vec<CertificateStatus>,
+    /// By which clients' certificates are taken, if any are asked for.
+    pub(crate) trust: Option<Trust>,
+    /// When what it says of those runs out.
+    pub(crate) expiries: Vec<Expiry>,
 }
 
 /// A listener's certificates by name; a name for all of one label begins with `*.`.
@@ -55,13 +60,20 @@ pub(crate) fn served(listener: &ListenerConfig) -> Result<Option<Read<Served>>, 
     let paths = paths(&listener.certificates, clients.as_ref());
     // What is stored of sessions is soon pushed out by other clients', tickets are not.
     let tickets = ring::Ticketer::new().map_err(|error| pem::broken(&first.certificate, error))?;
+    let trusted = Arc::new(AtomicU64::new(0));
     let make = move || {
         let (names, status) = read(&first, &more)?;
+        let (mut trust, mut expiries) = (None, Vec::new());
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| pem::broken(&first.certificate, error))?;
         let builder = match &clients {
-            Some(clients) => builder.with_client_cert_verifier(clients::verifier(clients)?),
+            Some(clients) => {
+                let looked = clients::looked(clients)?;
+                expiries = looked.expiries;
+                trust = Some(Trust { mark: looked.mark, now: Arc::clone(&trusted) });
+                builder.with_client_cert_verifier(looked.verifier)
+            }
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(Arc::new(names));
@@ -75,7 +87,11 @@ pub(crate) fn served(listener: &ListenerConfig) -> Result<Option<Read<Served>>, 
         if http {
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
-        Ok(Served { config: Arc::new(config), status })
+        if let Some(trust) = &trust {
+            // What follows cannot fail. Whoever comes by the files before in the meantime has their mark, and goes with the next response.
+            trusted.store(trust.mark, Ordering::Relaxed);
+        }
+        Ok(Served { config: Arc::new(config), status, trust, expiries })
     };
     Read::new(paths, make).map(Some)
 }
@@ -113,8 +129,7 @@ fn read_one(file: &Certificate) -> Result<(Arc<CertifiedKey>, CertificateStatus)
     let (_, certificate) = X509Certificate::from_der(&key.cert[0]).map_err(|error| {
         pem::broken(path, format!("the first certificate cannot be read: {error}"))
     })?;
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-    let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let expires = expiry::time(certificate.validity().not_after);
     let names = if file.names.is_empty() { names_of(&certificate) } else { file.names.clone() };
     let names = names.into_iter().map(|name| name.to_ascii_lowercase()).collect();
     if expires < SystemTime::now() {

@@ -8,15 +8,23 @@ use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{Read, pem, provider};
+use super::{Read, expiry, pem, provider};
 use crate::config::{ListenerConfig, Protocol, UpstreamConfig, UpstreamTls};
 use crate::error::GatewayError;
+use crate::observe::statistics::Expiry;
 
 /// TLS towards an upstream.
 pub(crate) struct Towards {
     /// Who it must be.
     pub(crate) name: ServerName<'static>,
-    pub(crate) files: Arc<Read<ClientConfig>>,
+    pub(crate) files: Arc<Read<Shown>>,
+}
+
+/// What handshakes with an upstream go by.
+pub(crate) struct Shown {
+    pub(crate) config: Arc<ClientConfig>,
+    /// When what the files say runs out.
+    pub(crate) expiries: Vec<Expiry>,
 }
 
 /// Reads the files for an upstream of this listener.
@@ -45,10 +53,15 @@ pub(crate) fn towards(
     Ok(Towards { name, files })
 }
 
-fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<ClientConfig, GatewayError> {
+fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<Shown, GatewayError> {
+    let mut expiries = Vec::new();
     let system = Path::new("the system's certificates");
     let roots = match &tls.authorities {
-        Some(file) => pem::authorities(file)?,
+        Some(file) => {
+            let authorities = pem::authorities(file)?;
+            expiries.extend(expiry::of_authorities(file, &authorities.certificates)?);
+            authorities.roots
+        }
         None => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -68,11 +81,12 @@ fn read(tls: &UpstreamTls, protocol: Option<&[u8]>) -> Result<ClientConfig, Gate
     let mut config = match &tls.identity {
         Some(own) => {
             let key = pem::key_pair(&own.certificate, &own.key)?;
+            expiries.push(expiry::of_own(&own.certificate, &key.cert[0])?);
             let own: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(key));
             builder.with_client_cert_resolver(own)
         }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-    Ok(config)
+    Ok(Shown { config: Arc::new(config), expiries })
 }

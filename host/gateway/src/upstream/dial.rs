@@ -102,7 +102,7 @@ impl Route {
             return Ok(Stream::plain(tcp, traffic, patience));
         };
         in_tls.set(true);
-        let connector = TlsConnector::from(towards.files.now());
+        let connector = TlsConnector::from(Arc::clone(&towards.files.now().config));
         let tls = connector.connect(towards.name.clone(), tcp).await;
         let tls = tls.map_err(explained)?;
         let stream = Stream::tls(tls.into(), traffic, patience);

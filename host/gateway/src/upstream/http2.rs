@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::connection::stream::Stream;
 use crate::http::request_body::RequestBody;
 use crate::listen::thread::LocalExecutor;
+use crate::tls;
 use crate::upstream::link::Open;
 
 pub(crate) type Sender = http2::SendRequest<RequestBody>;
@@ -45,6 +47,8 @@ struct Driven {
     allowed: Cell<usize>,
     /// The upstream has said something, or the connection has ended.
     heard: Rc<Notify>,
+    /// The alert of TLS by which it has.
+    alert: Cell<Option<io::Error>>,
 }
 
 impl Driven {
@@ -80,6 +84,7 @@ impl Future for Driver {
         driven.map(|ended| {
             if let Err(error) = ended {
                 tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+                self.driven.alert.set(tls::alert(&error));
             }
         })
     }
@@ -140,16 +145,20 @@ impl Connections {
     }
 
     /// A stream of a new connection, which is driven from now on, when the upstream has said how many it allows. `heard`: told when it says
-    /// something. `None`: the connection has ended before.
+    /// something.
+    ///
+    /// # Errors
+    /// The connection has ended before, by this alert of TLS if there is one.
     pub(crate) async fn add(
         &self,
         sender: Sender,
         connection: Connection,
         heard: Rc<Notify>,
         open: Open,
-    ) -> Option<OpenStream> {
+    ) -> Result<OpenStream, Option<io::Error>> {
         let connection = RefCell::new(Some(connection));
-        let driven = Rc::new(Driven { connection, allowed: Cell::new(0), heard });
+        let driven =
+            Rc::new(Driven { connection, allowed: Cell::new(0), heard, alert: Cell::default() });
         let (streams, idle_since) = (Cell::new(0), Cell::new(Instant::now()));
         let (connection, open) = (Rc::clone(&driven), Rc::new(open));
         let shared = Shared { sender, connection, open: Rc::downgrade(&open), streams, idle_since };
@@ -157,13 +166,13 @@ impl Connections {
         tokio::task::spawn_local(Driver { driven: Rc::clone(&driven), _open: open });
         while driven.allowed() == 0 {
             if driven.ended() {
-                return None;
+                return Err(driven.alert.take());
             }
             driven.heard.notified().await;
         }
         let stream = shared.open();
         self.0.borrow_mut().push(shared);
-        Some(stream)
+        Ok(stream)
     }
 
     /// This stream's connection gets no more requests.

@@ -23,6 +23,7 @@ use crate::connection::timer::Deadline;
 use crate::http::request_body::{Progress, RequestBody};
 use crate::observe::counters::UpstreamCounters;
 use crate::observe::statistics::Failure;
+use crate::tls;
 use crate::upstream::dial::Unconnected;
 use crate::upstream::room::Entered;
 use crate::upstream::waker::HeldWaker;
@@ -93,6 +94,8 @@ impl Failed {
             Self::new(Unanswered::Body)
         } else if error.is_parse() || error.is_parse_too_large() {
             Self::new(Unanswered::NotHttp)
+        } else if let Some(error) = tls::alert(&error) {
+            Self::new(Unanswered::Connect(Some(Unconnected { error, tls: true })))
         } else {
             let refusal = Refusal::of(&error);
             // One that had to wait for a stream, hyper tells as a mistake of who sends it.

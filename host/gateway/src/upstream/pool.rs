@@ -415,7 +415,11 @@ impl Upstream {
             self.swept();
             let stream = self.shared.add(sender, connection, heard, open).await;
             let ended = "the connection ended before it was known how many streams it may have";
-            Ok((stream.ok_or_else(|| not_begun(ended))?, true))
+            let stream = stream.map_err(|alert| match alert {
+                Some(error) => Unanswered::Connect(Some(Unconnected { error, tls: true })),
+                None => not_begun(ended),
+            });
+            Ok((stream?, true))
         };
         match tokio::time::timeout(self.timeouts.connect, opened).await {
             Ok(opened) => opened,

@@ -6,16 +6,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
     KeyIdMethod, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
-use rustls::HandshakeKind;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, HandshakeKind};
 use weir_gateway::{
-    Certificate, ClientCertificates, Failure, Gateway, Identity, ListenerConfig, UpstreamTls,
+    Certificate, ClientCertificates, Expiry, ExpiryOf, Failure, ForwardedFields, Gateway, Identity,
+    ListenerConfig, Target, UpstreamTls,
 };
 
 use crate::authority::{Authority, over_tls};
@@ -31,8 +33,12 @@ fn asking(
     let authorities = authority.file("ca.pem");
     gateway_with(&[server.address], |config| {
         config.certificates = vec![own];
-        let (revoked, required) = (None, true);
-        config.client_certificates = Some(ClientCertificates { authorities, revoked, required });
+        config.client_certificates = Some(ClientCertificates {
+            authorities,
+            revoked: None,
+            enforce_next_update: false,
+            required: true,
+        });
         change(config);
     })
 }
@@ -57,6 +63,13 @@ fn ask(authority: &Authority, address: SocketAddr, more: &[&str]) -> Output {
     let ca = authority.ca();
     let arguments = ["-i", "--cacert", &ca, "--connect-to", &to, &url];
     curl(&[&arguments, more].concat())
+}
+
+/// A client of TLS that shows this certificate.
+fn with(authority: &Authority, shown: &Certificate) -> Arc<ClientConfig> {
+    let certificate = CertificateDer::from_pem_file(&shown.certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_file(&shown.key).unwrap();
+    Arc::new(authority.trusted().with_client_auth_cert(vec![certificate], key).unwrap())
 }
 
 /// curl's arguments to show this certificate.
@@ -137,7 +150,7 @@ fn a_listener_that_asks_for_none_leaves_what_a_proxy_before_it_says() {
     assert_eq!(told(&curl_text(&said)), ["x-forwarded-client-cert: Hash=1"]);
     drop(gateway);
     let (_gateway, address) = gateway_with(&[server.address], |config| {
-        config.forwarded = weir_gateway::ForwardedFields::Replace;
+        config.forwarded = ForwardedFields::Replace;
     });
     let url = format!("http://{address}/");
     let said = ["-i", "-H", "X-Forwarded-Client-Cert: Hash=1", &url];
@@ -166,6 +179,11 @@ fn certificates_of_others_expired_and_for_servers_are_refused() {
 
 /// Writes the authority's list of what it revoked.
 fn revoke(authority: &Authority, serials: &[u64]) {
+    revoke_until(authority, serials, 2099);
+}
+
+/// The same, which is out of date when this year begins.
+fn revoke_until(authority: &Authority, serials: &[u64], year: i32) {
     let revoked = serials.iter().map(|serial| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
         revocation_time: date_time_ymd(2024, 1, 1),
@@ -173,8 +191,8 @@ fn revoke(authority: &Authority, serials: &[u64]) {
         invalidity_date: None,
     });
     let list = CertificateRevocationListParams {
-        this_update: date_time_ymd(2024, 1, 1),
-        next_update: date_time_ymd(2099, 1, 1),
+        this_update: date_time_ymd(2020, 1, 1),
+        next_update: date_time_ymd(year, 1, 1),
         crl_number: SerialNumber::from(1_u64),
         issuing_distribution_point: None,
         revoked_certs: revoked.collect(),
@@ -196,14 +214,7 @@ fn what_is_revoked_is_refused_from_the_next_handshake_on() {
     let mut with_serial = params("client");
     with_serial.serial_number = Some(SerialNumber::from(8_u64));
     let shown = authority.sign_these("client", with_serial);
-    let client = authority
-        .trusted()
-        .with_client_auth_cert(
-            vec![CertificateDer::from_pem_file(&shown.certificate).unwrap()],
-            PrivateKeyDer::from_pem_file(&shown.key).unwrap(),
-        )
-        .unwrap();
-    let client = Arc::new(client);
+    let client = with(&authority, &shown);
     let connect = || {
         let mut stream = over_tls(&client, "server.example", address);
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -222,6 +233,14 @@ fn what_is_revoked_is_refused_from_the_next_handshake_on() {
     let errors = gateway.reload().unwrap_err();
     assert!(errors[0].to_string().contains("there is no list in it"), "{errors:?}");
     assert!(!connect().0);
+    // It is told for as long as it is so, also if nobody asks that files are read.
+    let not_taken = || gateway.statistics().listeners[0].not_taken.clone();
+    assert!(not_taken()[0].contains("there is no list in it"), "{:?}", not_taken());
+    revoke(&authority, &[7]);
+    until("the file is read again", || not_taken().is_empty());
+    assert!(connect().0);
+    fs::remove_file(authority.file("revoked.pem")).unwrap();
+    until("it is found", || !not_taken().is_empty());
 }
 
 #[test]
@@ -252,4 +271,136 @@ fn an_upstream_that_asks_is_shown_the_gateways_own_also_when_it_changes() {
     with.reload().unwrap();
     let now = hash();
     assert!(told(&ask(address))[0].contains(&now), "{}", ask(address));
+}
+
+/// A gateway that looks into a list of what is revoked.
+fn with_list(
+    authority: &Authority,
+    server: &Server,
+    change: impl FnOnce(&mut ClientCertificates),
+) -> (Gateway, SocketAddr) {
+    asking(authority, server, |config| {
+        let clients = config.client_certificates.as_mut().unwrap();
+        clients.revoked = Some(authority.file("revoked.pem"));
+        change(clients);
+    })
+}
+
+/// A certificate with this serial number.
+fn numbered(authority: &Authority, file: &str, number: u64) -> Certificate {
+    let mut params = params(file);
+    params.serial_number = Some(SerialNumber::from(number));
+    authority.sign_these(file, params)
+}
+
+#[test]
+fn a_connection_ends_with_its_next_response_when_other_lists_are_in_force() {
+    let authority = Authority::new();
+    let server = Server::echo();
+    revoke(&authority, &[7]);
+    let (gateway, address) = with_list(&authority, &server, |_| ());
+    let shown = numbered(&authority, "client", 8);
+    let client = with(&authority, &shown);
+    let mut stream = over_tls(&client, "server.example", address);
+    // The head of the response to another request on the same connection; none if there is none.
+    let mut ask = || {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").ok()?;
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while answer.windows(4).filter(|end| end == b"\r\n\r\n").count() < 2 {
+            stream.read_exact(&mut byte).ok()?;
+            answer.push(byte[0]);
+        }
+        Some(String::from_utf8(answer).unwrap().to_lowercase())
+    };
+    assert!(!ask().unwrap().contains("connection: close"));
+    // The same files are the same, and a certificate of the server's own is not about clients.
+    authority.sign("server", &["server.example"], false);
+    gateway.reload().unwrap();
+    assert!(!ask().unwrap().contains("connection: close"));
+    revoke(&authority, &[7, 8]);
+    gateway.reload().unwrap();
+    let last = ask().unwrap();
+    assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+    assert!(ask().is_none());
+
+    // curl is told by GOAWAY, and connects anew for the second request, which is refused.
+    revoke(&authority, &[7]);
+    gateway.reload().unwrap();
+    let accepted = || gateway.statistics().listeners[0].accepted;
+    let before = accepted();
+    let (url, to) = (
+        format!("https://server.example:{}/", address.port()),
+        format!("::127.0.0.1:{}", address.port()),
+    );
+    let ca = authority.ca();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--http2", "--max-time", "20", "--cacert", &ca, "--connect-to", &to]);
+    curl.args(showing(&shown)).args(["--rate", "1/s", "-w", "%{http_code}\n", "-o", "/dev/null"]);
+    curl.args([&url, "-o", "/dev/null", &url, "-o", "/dev/null", &url]);
+    let curl = curl.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    until("the first is answered", || gateway.statistics().listeners[0].responses[1] > 3);
+    revoke(&authority, &[7, 8]);
+    gateway.reload().unwrap();
+    let output = curl.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "200\n200\n000\n");
+    assert_eq!(accepted() - before, 2);
+}
+
+#[test]
+fn a_list_that_is_out_of_date_counts_unless_it_is_not_to() {
+    let authority = Authority::new();
+    let server = Server::echo();
+    revoke_until(&authority, &[7], 2021);
+    let shown = numbered(&authority, "client", 8);
+    let (gateway, address) = with_list(&authority, &server, |_| ());
+    assert!(ask(&authority, address, &showing(&shown)).status.success());
+    let expiries = gateway.statistics().listeners[0].expiries.clone();
+    let of_list = expiries.iter().find(|(_, expiry)| expiry.of == ExpiryOf::Revoked).unwrap();
+    let expected = std::time::UNIX_EPOCH + Duration::from_secs(1_609_459_200);
+    assert_eq!((&of_list.0, of_list.1.at), (&None, expected));
+    assert!(expiries.iter().any(|(_, expiry)| expiry.of == ExpiryOf::Authorities));
+    let (gateway, address) = with_list(&authority, &server, |clients| {
+        clients.enforce_next_update = true;
+    });
+    assert!(!ask(&authority, address, &showing(&shown)).status.success());
+    until("it is counted", || gateway.statistics().listeners[0].failed(Failure::Tls) == 1);
+    revoke(&authority, &[7]);
+    gateway.reload().unwrap();
+    assert!(ask(&authority, address, &showing(&shown)).status.success());
+}
+
+#[test]
+fn an_upstream_that_refuses_the_gateways_own_is_told_with_its_alert() {
+    let authority = Authority::new();
+    let server = Server::echo();
+    let (_inner, inner) = asking(&authority, &server, |_| ());
+    let mut expired = params("expired");
+    expired.not_before = date_time_ymd(2020, 1, 1);
+    expired.not_after = date_time_ymd(2021, 1, 1);
+    let Certificate { certificate, key, .. } = authority.sign_these("expired", expired);
+    for http2 in [false, true] {
+        let (gateway, address) = gateway_with(&[inner], |config| {
+            config.upstreams[0].http2 = http2;
+            config.retry.attempts = 0;
+            config.upstreams[0].tls = Some(UpstreamTls {
+                server_name: "server.example".to_owned(),
+                authorities: Some(authority.file("ca.pem")),
+                identity: Some(Identity { certificate: certificate.clone(), key: key.clone() }),
+            });
+        });
+        let url = format!("http://{address}/");
+        for _ in 0..3 {
+            assert!(curl_text(&["-i", &url]).starts_with("HTTP/1.1 502"));
+        }
+        let listener = gateway.statistics().listeners.remove(0);
+        let upstream = &listener.upstreams[0];
+        assert_eq!(upstream.failed(Failure::Tls), 3, "{upstream:?}");
+        let problem = upstream.problem.as_deref().unwrap_or_default();
+        assert!(problem.contains("tls: received fatal alert: CertificateExpired"), "{problem}");
+        let of_own = |(upstream, expiry): &&(Option<Target>, Expiry)| {
+            upstream.is_some() && expiry.of == ExpiryOf::Certificate
+        };
+        let expected = std::time::UNIX_EPOCH + Duration::from_secs(1_609_459_200);
+        assert_eq!(listener.expiries.iter().find(of_own).unwrap().1.at, expected);
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
@@ -136,6 +137,19 @@ fn wrong_files_keep_a_listener_from_starting_and_say_why() {
     assert!(start(&good.key, &good.key).contains("no certificate in it"));
     assert!(start(&good.certificate, &good.certificate).contains("no private key"));
     assert!(start(&good.certificate, &other.key).contains("not the key of"));
+    // Without extensions openssl makes version 1.
+    let (old, key) = (authority.file("old"), good.key.to_str().unwrap());
+    let request = authority.file("request");
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl").args(arguments).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    let (to, made) = (request.to_str().unwrap(), old.to_str().unwrap());
+    openssl(&["req", "-new", "-key", key, "-subj", "/CN=a.example", "-out", to]);
+    openssl(&["x509", "-req", "-in", to, "-signkey", key, "-out", made]);
+    let told = start(&old, &good.key);
+    assert!(told.contains("old: the first certificate cannot be used"), "{told}");
+    assert!(told.contains("X.509 version 1"), "{told}");
 }
 
 #[test]

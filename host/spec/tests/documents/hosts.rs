@@ -146,6 +146,11 @@ interval = "1s""#,
             "write \"127.0.0.1:1\"",
         ),
         (
+            "chain = \"c\"\n[[listener.tls]]\ncertificate = \"c\"\nkey = \"k\"\n\
+             [listener.client-certificates]\nauthorities = \"a\"\nenforce-next-update = true",
+            "= key: listener[0].client-certificates.enforce-next-update",
+        ),
+        (
             "chain = \"c\"\n[listener.client-certificates]\nauthorities = \"a\"",
             "= key: listener[0].client-certificates",
         ),

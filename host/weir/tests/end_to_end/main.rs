@@ -2,6 +2,7 @@
 
 mod author;
 mod bodies;
+mod certificates;
 mod commands;
 mod connections;
 mod crash;

@@ -18,7 +18,7 @@ use weir_control::Control;
 use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine,
-    EngineError, EngineEvent, EngineStatus, EventSink, FunctionLog, FunctionStatus, Health,
+    EngineError, EngineEvent, EngineStatus, EventSink, FileStatus, FunctionLog, FunctionStatus, Health,
     ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, Reasons, RulePlace,
     RuleStatus, Sample, SwapDirection, Tap, TrialKind, TrialStatus, UpstreamStatus,
 };
@@ -441,6 +441,11 @@ fn listener(name: &str, tenant: &str) -> ListenerStatus {
             CertificateStatus { names, expires }
         })
         .into(),
+        files: vec![FileStatus {
+            key: "revoked".to_owned(),
+            upstream: None,
+            expires: 1_950_000_000,
+        }],
         not_taken: Vec::new(),
     }
 }
