@@ -187,7 +187,7 @@ async fn pass(
         // The connection changes behind the request, and its body may never come (RFC 9110 section 7.8 lets a server ignore it).
         asked.upgrade = None;
     }
-    client.forwarded.certificate.tell(&mut parts.headers);
+    client.forwarded.certificate.tell(&mut parts.headers, &asked);
     if asked.last_hop {
         return Outcome::Answer(Response::new(Pieces::new()));
     }

@@ -180,7 +180,7 @@ impl Upload {
                     }
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    rules::trailers(trailers);
+                    rules::request_trailers(trailers);
                 }
                 // Nothing follows trailers, and not everybody asks.
                 if ended || frame.is_trailers() {

@@ -3,8 +3,8 @@
 //! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, MAX_FORWARDS, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{Method, Request, StatusCode, Version, request, response};
@@ -32,6 +32,8 @@ pub(crate) struct Asked {
     trailers: bool,
     /// It is to go no further than here, and be answered.
     pub(crate) last_hop: bool,
+    /// It says itself what certificate its client showed.
+    says_certificate: bool,
 }
 
 /// A request that is not forwarded.
@@ -62,7 +64,7 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     if !is_framed(&parts.headers) {
         return refused(StatusCode::NOT_IMPLEMENTED, "an unknown transfer coding");
     }
-    let mut asked = Asked::default();
+    let mut asked = Asked { says_certificate: seen.certificate, ..Asked::default() };
     if seen.upgrade
         && parts.version == Version::HTTP_11
         && let Some(upgrade) = parts.headers.get(UPGRADE)
@@ -239,6 +241,8 @@ struct Seen {
     expect: bool,
     /// Others of one hop.
     others: bool,
+    /// What a client's certificate says, or seems to.
+    certificate: bool,
     cookies: usize,
     /// Values of `content-length`.
     lengths: usize,
@@ -272,6 +276,8 @@ impl Seen {
                 || [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
             {
                 seen.others = true;
+            } else if is_read_as(name, &CLIENT_CERTIFICATE) {
+                seen.certificate = true;
             }
         }
         seen
@@ -329,9 +335,11 @@ pub(crate) enum Shown {
 
 impl Shown {
     /// Says in a request what certificate its client showed.
-    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+    pub(crate) fn tell(&self, headers: &mut HeaderMap, asked: &Asked) {
         let Self::Here(certificate) = self else { return };
-        take_away(headers, |name| is_read_as(name, &CLIENT_CERTIFICATE));
+        if asked.says_certificate {
+            take_away(headers, |name| is_read_as(name, &CLIENT_CERTIFICATE));
+        }
         if let Some(certificate) = certificate {
             headers.insert(CLIENT_CERTIFICATE, certificate.clone());
         }
@@ -476,6 +484,22 @@ pub(crate) fn trailers(fields: &mut HeaderMap) {
     Seen::of(fields).strip(fields);
     fields.remove(CONTENT_LENGTH);
     fields.remove(HOST);
+}
+
+/// The same of a request's, which may not say either for whom it is sent, nor who sends it: who reads them as if they were in the head,
+/// believes that.
+pub(crate) fn request_trailers(fields: &mut HeaderMap) {
+    trailers(fields);
+    let of_head = [
+        FORWARDED_FOR,
+        FORWARDED_PROTO,
+        FORWARDED_HOST,
+        CLIENT_CERTIFICATE,
+        FORWARDED,
+        COOKIE,
+        AUTHORIZATION,
+    ];
+    take_away(fields, |name| of_head.iter().any(|of_head| is_read_as(name, of_head)));
 }
 
 /// Brings a response into the form that chains see.

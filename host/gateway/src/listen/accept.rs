@@ -111,7 +111,7 @@ async fn serve(listener: Rc<Listener>, tcp: TcpStream, peer: SocketAddr, admissi
     let scheme = HeaderValue::from_static(if origin.tls { "https" } else { "http" });
     let config = &site.plan.config;
     let speaks_for_client =
-        config.client_certificates.is_some() || config.forwarded == ForwardedFields::Replace;
+        config.client_certificates.is_some() || config.forwarded != ForwardedFields::Keep;
     let forwarded = Forwarded {
         client,
         scheme,

@@ -21,7 +21,7 @@ use weir_gateway::{
 };
 
 use crate::authority::{Authority, over_tls};
-use crate::support::{Server, curl, curl_text, gateway_with, until};
+use crate::support::{Server, curl, curl_text, gateway_with, read_head, until};
 
 /// A gateway at `server.example` that asks for certificates of this authority.
 fn asking(
@@ -142,19 +142,53 @@ fn a_client_without_a_certificate_gets_in_only_where_it_needs_none() {
 }
 
 #[test]
-fn a_listener_that_asks_for_none_leaves_what_a_proxy_before_it_says() {
+fn a_listener_that_asks_for_none_leaves_the_word_of_a_proxy_that_is_believed_alone() {
     let server = Server::echo();
-    let (gateway, address) = gateway_with(&[server.address], |_| ());
-    let url = format!("http://{address}/");
-    let said = ["-i", "-H", "X-Forwarded-Client-Cert: Hash=1", &url];
-    assert_eq!(told(&curl_text(&said)), ["x-forwarded-client-cert: Hash=1"]);
-    drop(gateway);
-    let (_gateway, address) = gateway_with(&[server.address], |config| {
-        config.forwarded = ForwardedFields::Replace;
+    for forwarded in [ForwardedFields::Append, ForwardedFields::Replace, ForwardedFields::Keep] {
+        let (_gateway, address) =
+            gateway_with(&[server.address], |config| config.forwarded = forwarded);
+        let url = format!("http://{address}/");
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let said = [
+                "-i",
+                version,
+                "-H",
+                "X-Forwarded-Client-Cert: Hash=1",
+                "-H",
+                "X_Forwarded_Client_Cert: Hash=2",
+                &url,
+            ];
+            let answer = curl_text(&said);
+            let kept = if forwarded == ForwardedFields::Keep { 2 } else { 0 };
+            assert_eq!(told(&answer).len(), kept, "{forwarded:?}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn trailers_do_not_say_who_a_client_is_nor_for_whom_it_asks() {
+    let authority = Authority::new();
+    // Answers with what came behind the head.
+    let server = Server::start(|mut stream, _| {
+        let _ = read_head(&mut stream);
+        let behind = read_head(&mut stream).unwrap_or_default();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", behind.len());
+        let _ = stream.write_all(&[head.as_bytes(), &behind].concat());
     });
-    let url = format!("http://{address}/");
-    let said = ["-i", "-H", "X-Forwarded-Client-Cert: Hash=1", &url];
-    assert!(told(&curl_text(&said)).is_empty());
+    let (_gateway, address) = asking(&authority, &server, |_| ());
+    let shown = client(&authority, "client");
+    let mut stream = over_tls(&with(&authority, &shown), "server.example", address);
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close, te\r\n\
+        Trailer: x-forwarded-client-cert, checksum\r\nTransfer-Encoding: chunked\r\n\r\n\
+        4\r\nbody\r\n0\r\nX-Forwarded-Client-Cert: Hash=00\r\nX_Forwarded_For: 1.1.1.1\r\n\
+        X-Forwarded-Proto: no\r\nX-Forwarded-For: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\n\
+        Cookie: a=b\r\nAuthorization: Basic YTpi\r\nChecksum: 7\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    let answer = answer.to_lowercase();
+    let (_, behind) = answer.split_once("4\r\nbody\r\n0\r\n").expect(&answer);
+    assert_eq!(behind, "checksum: 7\r\n\r\n");
 }
 
 #[test]
