@@ -27,7 +27,7 @@ pub(crate) fn listener(error: &GatewayError, listener: &Listener, place: usize) 
         GatewayError::Listen { address, error, .. } => {
             advised(Invalid::at("address", message), *address, error)
         }
-        GatewayError::Certificate { file, .. } => in_file(listener, file, message),
+        GatewayError::Certificate { file, of_key, .. } => in_file(listener, file, *of_key, message),
         _ => Invalid::whole(message),
     };
     invalid.within_array("listener", place)
@@ -36,8 +36,8 @@ pub(crate) fn listener(error: &GatewayError, listener: &Listener, place: usize) 
 /// What keeps the listener from being had that the error is about, if it is one of these.
 pub(crate) fn listener_of(error: &GatewayError, listeners: &[Listener]) -> Option<Invalid> {
     let is_about = |one: &Listener| match error {
-        GatewayError::Certificate { file, .. } => {
-            !in_file(one, file, String::new()).path.is_empty()
+        GatewayError::Certificate { file, of_key, .. } => {
+            !in_file(one, file, *of_key, String::new()).path.is_empty()
         }
         GatewayError::Config { listener: name, .. }
         | GatewayError::Listen { listener: name, .. }
@@ -50,11 +50,11 @@ pub(crate) fn listener_of(error: &GatewayError, listeners: &[Listener]) -> Optio
     Some(listener(error, &listeners[place], place))
 }
 
-/// The first key that names a file of certificates or keys.
-fn in_file(listener: &Listener, file: &Path, message: String) -> Invalid {
+/// The first key that names a file of certificates, or of a private key: one may be named as both, by mistake.
+fn in_file(listener: &Listener, file: &Path, of_key: bool, message: String) -> Invalid {
     for (place, tls) in listener.tls.iter().enumerate() {
         for (key, path) in [("certificate", &tls.certificate), ("key", &tls.key)] {
-            if path == file {
+            if path == file && (key == "key") == of_key {
                 return Invalid::at(key, message).within_array("tls", place);
             }
         }
@@ -72,7 +72,7 @@ fn in_file(listener: &Listener, file: &Path, message: String) -> Invalid {
         for (key, path) in
             [("authorities", &of.authorities), ("certificate", &of.certificate), ("key", &of.key)]
         {
-            if path.as_deref() == Some(file) {
+            if path.as_deref() == Some(file) && (key == "key") == of_key {
                 return Invalid::at(key, message).within_array("upstream", place);
             }
         }
@@ -92,5 +92,26 @@ fn advised(invalid: Invalid, address: SocketAddr, error: &io::Error) -> Invalid 
             "ports below 1024 need the capability CAP_NET_BIND_SERVICE (systemd: `AmbientCapabilities=CAP_NET_BIND_SERVICE`)",
         ),
         _ => invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_named_twice_is_told_at_the_key_that_it_is_no_good_for() {
+        let text = "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\nupstream = [\"127.0.0.1:2\"]\n\
+                    protocol = \"http\"\n[[listener.tls]]\ncertificate = \"c.pem\"\nkey = \"c.pem\"\n";
+        let config =
+            weir_spec::Document::<weir_spec::HostConfig>::parse("weir.toml", text).unwrap().value;
+        for (of_key, path) in
+            [(true, "listener[0].tls[0].key"), (false, "listener[0].tls[0].certificate")]
+        {
+            let error =
+                GatewayError::Certificate { file: "c.pem".into(), of_key, what: String::new() };
+            let invalid = listener_of(&error, &config.listeners).unwrap();
+            assert_eq!(invalid.key(), path);
+        }
     }
 }

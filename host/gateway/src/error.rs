@@ -30,6 +30,8 @@ pub enum GatewayError {
     Certificate {
         /// The file.
         file: PathBuf,
+        /// It is named as the file of a private key.
+        of_key: bool,
         /// What is wrong with it.
         what: String,
     },

@@ -12,20 +12,25 @@ use crate::error::GatewayError;
 
 /// A file is no good.
 pub(super) fn broken(file: &Path, what: impl std::fmt::Display) -> GatewayError {
-    GatewayError::Certificate { file: file.to_owned(), what: what.to_string() }
+    GatewayError::Certificate { file: file.to_owned(), of_key: false, what: what.to_string() }
+}
+
+/// A file is no good as that of a private key.
+fn no_key(file: &Path, what: impl std::fmt::Display) -> GatewayError {
+    GatewayError::Certificate { file: file.to_owned(), of_key: true, what: what.to_string() }
 }
 
 /// A file is not there or may not be read, or it has nothing of what it should have.
-fn unreadable(file: &Path, nothing: &str, error: &pem::Error) -> GatewayError {
+fn unreadable(nothing: &str, error: &pem::Error) -> String {
     match error {
-        pem::Error::Io(error) => broken(file, format!("cannot be read: {error}")),
-        error => broken(file, format!("{nothing} in PEM: {error}")),
+        pem::Error::Io(error) => format!("cannot be read: {error}"),
+        error => format!("{nothing} in PEM: {error}"),
     }
 }
 
 fn all<T: PemObject>(file: &Path, nothing: &str) -> Result<Vec<T>, GatewayError> {
     let all = T::pem_file_iter(file).and_then(Iterator::collect);
-    all.map_err(|error| unreadable(file, nothing, &error))
+    all.map_err(|error| broken(file, unreadable(nothing, &error)))
 }
 
 /// A certificate, those that lead to its authority, and its key.
@@ -36,16 +41,16 @@ pub(super) fn key_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, G
         return Err(broken(certificate, what));
     }
     let der = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| unreadable(key, "no private key", &error))?;
+        .map_err(|error| no_key(key, unreadable("no private key", &error)))?;
     CertifiedKey::from_der(chain, der, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let what = "it belongs to another certificate";
-            broken(key, format!("not the key of {}: {what}", certificate.display()))
+            no_key(key, format!("not the key of {}: {what}", certificate.display()))
         }
         rustls::Error::InvalidCertificate(error) => {
             broken(certificate, format!("the first certificate cannot be used: {}", why(&error)))
         }
-        error => broken(key, format!("the key cannot be used: {error}")),
+        error => no_key(key, format!("the key cannot be used: {error}")),
     })
 }
 
