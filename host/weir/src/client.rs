@@ -392,8 +392,9 @@ impl Client {
         let owner = || {
             let invalid = Refused(problem.clone()).invalid()?;
             let (name, _) = invalid.message.strip_prefix("there is no port ")?.split_once(':')?;
+            let name = name.to_owned();
             let ports: List<PortStatus> = self.get(&["ports"]).ok()?;
-            let port = ports.items.into_iter().find(|port| port.name.as_str() == name)?;
+            let port = ports.items.into_iter().find(|port| *port.name.as_str() == name)?;
             let tenant = port.tenant;
             Some(invalid.help(format!("port {name} is tenant {tenant}'s: `--tenant {tenant}`")))
         };

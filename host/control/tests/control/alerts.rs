@@ -68,6 +68,17 @@ fn written(metrics: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     written
 }
 
+#[test]
+fn what_the_page_calls_worth_an_alert_has_one() {
+    let page = include_str!("../../../../docs/reference/metrics.md");
+    let worth = page.lines().filter(|line| line.to_lowercase().contains("alert on "));
+    let names: Vec<_> = worth.map(|line| line.split('`').nth(1).unwrap()).collect();
+    assert!(names.len() > 4, "{names:?}");
+    for name in names {
+        assert!(RULES.contains(name), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn rules_are_about_what_there_is() {
     let host = Host::new();
