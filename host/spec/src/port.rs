@@ -279,7 +279,7 @@ impl Port {
         if let Some((key, _)) = given.iter().find(|(key, given)| *given && !own.contains(key)) {
             let message = format!("a port of kind \"{}\" has no `{key}`", self.kind.name());
             let help = format!("allowed: {}", self.kind.keys().join(", "));
-            return Err(Invalid::at(*key, message).help(help));
+            return Err(Invalid::at(key, message).help(help));
         }
         if let Some(interface) = &self.kernel {
             check_interface("kernel", interface)?;

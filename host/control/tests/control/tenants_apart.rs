@@ -216,12 +216,14 @@ async fn streams_end_with_their_token() {
 async fn large_bodies_of_all_tenants_are_bounded_together() {
     let host = host().await;
     let (reads, mut is_read) = tokio::sync::mpsc::unbounded_channel();
-    // How long it is is not said, so it may have the 64 MiB that rules may have.
-    let send = async |tenant: &str| {
+    let new = async |tenant: &str| {
         host.ask("PUT", &format!("/v1/tenants/{tenant}"), Some(json!({}))).await;
         let role = Some(json!({"role": "operator"}));
         let made = host.ask("POST", &format!("/v1/tenants/{tenant}/tokens"), role).await.json();
-        let token = made["token"].as_str().unwrap().to_owned();
+        made["token"].as_str().unwrap().to_owned()
+    };
+    // How long it is is not said, so it may have the 64 MiB that rules may have.
+    let send = |token: String| {
         let (reads, host) = (reads.clone(), Arc::clone(&host));
         let body = futures_util::stream::once(async move {
             reads.send(()).unwrap();
@@ -231,12 +233,12 @@ async fn large_bodies_of_all_tenants_are_bounded_together() {
             host.open_with(&token, "PUT", "/v1/steering", Body::from_stream(body)).await
         })
     };
-    let first = send("t0").await;
-    let second = send("t1").await;
+    let first = send(new("t0").await);
+    let second = send(new("t1").await);
     for _ in 0..2 {
         in_time(is_read.recv()).await.unwrap();
     }
-    let _third = send("t2").await;
+    let _third = send(new("t2").await);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(is_read.try_recv().is_err(), "it is read beside the others");
     let answer = host.ask_with(OPERATOR, "PUT", "/v1/chains/a", Some(chain("a"))).await;
