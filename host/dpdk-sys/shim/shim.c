@@ -1170,8 +1170,16 @@ static void ask_for_checksums(struct rte_mbuf *m)
 	} else if (transport == RTE_PTYPE_L4_UDP) {
 		m->ol_flags |= RTE_MBUF_F_TX_UDP_CKSUM;
 	}
-	if (m->ol_flags != 0 && rte_net_intel_cksum_prepare(m) != 0)
-		m->ol_flags = 0;
+}
+
+/* Has the driver make frames ready whose checksums the device is to fill in: only it knows what has to be in those fields before. A frame
+ * that it cannot have leaves as it is. */
+static inline void prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	uint16_t done = 0;
+
+	while ((done += rte_eth_tx_prepare(port, queue, mbufs + done, count - done)) < count)
+		mbufs[done++]->ol_flags = 0;
 }
 
 static inline uint16_t transmit(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count,
@@ -1230,6 +1238,8 @@ int32_t weir_dpdk_send(uint16_t port, uint16_t queue, struct weir_dpdk_pool *poo
 			ask_for_checksums(m);
 	}
 	*bytes = sum;
+	if (sending.checksums)
+		prepare(port, queue, mbufs, count);
 	return transmit(port, queue, mbufs, count, sending.retries);
 }
 
@@ -1265,6 +1275,8 @@ int32_t weir_dpdk_send_copies(uint16_t port, uint16_t queue, struct weir_dpdk_po
 			ask_for_checksums(m);
 		mbufs[made++] = m;
 	}
+	if (how->checksums)
+		prepare(port, queue, mbufs, made);
 	sent = transmit(port, queue, mbufs, made, how->retries);
 	if (sent < made)
 		rte_pktmbuf_free_bulk(mbufs + sent, made - sent);
