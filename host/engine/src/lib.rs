@@ -6,6 +6,7 @@
 //! [`packets`] has workers, lanes and ports, [`messages`] the gateway and its listeners, [`nics`] what is done to
 //! devices before they are opened. [`Planes`] puts them together: the only place that knows both planes.
 
+mod busy_poll;
 pub mod located;
 mod messages;
 pub mod nics;
@@ -17,7 +18,7 @@ mod told;
 
 use std::path::Path;
 
-use weir_spec::{HostConfig, Invalid};
+use weir_spec::{HostConfig, Invalid, Port};
 
 pub use planes::Planes;
 
@@ -40,8 +41,15 @@ pub struct Findings {
 pub fn check(config: &HostConfig) -> Result<Findings, Invalid> {
     let down = packets::check_ports(config)?;
     messages::check_listeners(config)?;
-    let warning = |port| queues::warning(config.ports.iter(), port, Path::new("/sys"));
-    Ok(Findings { down, notes: config.ports.iter().filter_map(warning).collect() })
+    let notes = config.ports.iter().flat_map(|port| warnings(config.ports.iter(), port));
+    Ok(Findings { down, notes: notes.collect() })
+}
+
+/// What is hardly meant so with one of all these ports.
+fn warnings<'p>(all: impl Iterator<Item = &'p Port> + Clone, port: &Port) -> Vec<String> {
+    let sys = Path::new("/sys");
+    let queues = queues::warning(all, port, sys);
+    queues.into_iter().chain(busy_poll::warning(port, sys)).collect()
 }
 
 /// Unknown to who sends packets or requests, so that nobody can aim at hash buckets.

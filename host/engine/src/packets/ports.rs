@@ -4,7 +4,6 @@ mod away;
 mod kept;
 mod open;
 
-use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
@@ -29,13 +28,10 @@ use self::open::{
 pub(super) use self::open::{interface, room_bytes};
 use super::crossing::Shape;
 use super::links;
-use crate::queues;
+use crate::warnings;
 
 /// The port of a chain that has none.
 const NONE: &str = "none";
-
-/// Where sysfs is.
-const SYS: &str = "/sys";
 
 /// All ports.
 pub(super) struct Ports {
@@ -347,7 +343,7 @@ impl Ports {
         let names = self.names(chain.from.as_ref(), chain.to.as_ref());
         let slots = names.iter().filter_map(|name| self.slot(Some(name)));
         let configs = || self.slots.iter().map(|slot| &slot.config);
-        slots.filter_map(|slot| queues::warning(configs(), &slot.config, Path::new(SYS))).collect()
+        slots.flat_map(|slot| warnings(configs(), &slot.config)).collect()
     }
 
     /// The names of the ports that each lane of a chain is to have, by number.
