@@ -121,7 +121,7 @@ mod tests {
         let failing = Arc::clone(&fails);
         let read = Read::new(vec![path.clone()], move || {
             let broken =
-                |what: &str| GatewayError::Certificate { file: file.clone(), what: what.into() };
+                |what: &str| GatewayError::Certificate { file: file.clone(), of_key: false, what: what.into() };
             if failing.load(Ordering::Relaxed) {
                 return Err(broken("too many open files"));
             }
