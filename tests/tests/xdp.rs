@@ -1,6 +1,10 @@
 //! `xdp` ports end to end: in trouble, and after a crash. What passes them is in `laboratory.rs`; what they have in common with
 //! `dpdk` ports is in `devices.rs`.
 
+use std::net::UdpSocket;
+use std::sync::mpsc;
+use std::time::Duration;
+
 use serde_json::Value;
 use weir_tests::lab::{Lab, PortKind};
 
@@ -99,6 +103,61 @@ fn netns_what_rules_drop_does_not_pass_while_ports_are_opened_anew() {
     lab.write("rules.toml", "");
     lab.weir(&["steer", "apply", "rules.toml"]);
     assert!(!has_program(&lab));
+    lab.stop();
+}
+
+/// Flows to the host itself come to both queues of the interface, of which the port has one.
+#[test]
+fn netns_what_rules_drop_does_not_pass_at_queues_without_a_port() {
+    const FLOWS: u16 = 200;
+    let mut lab = Lab::with_queues(2, PortKind::Xdp, "pin = false", "");
+    lab.push("null", "1.0.0");
+    lab.chain("null", "");
+    lab.middle.sh("ip address add 10.77.0.9/24 dev left");
+    let mac = lab.middle.sh("cat /sys/class/net/left/address");
+    lab.left.sh(&format!("ip neighbor replace 10.77.0.9 lladdr {} dev eth0", mac.trim()));
+    let rule = "[[rule]]\nproto = \"udp\"\ndport = 7\nto = \"drop\"\n";
+    // How many flows to this port come to the host.
+    let come = |lab: &Lab, to: u16| {
+        let (ready, is_ready) = mpsc::channel();
+        let server = lab.middle.thread(move || {
+            let socket = UdpSocket::bind(("10.77.0.9", to)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            ready.send(()).unwrap();
+            std::iter::from_fn(|| socket.recv(&mut [0; 64]).ok()).count()
+        });
+        is_ready.recv().unwrap();
+        let client = lab.left.thread(move || {
+            for from in 10_000..10_000 + FLOWS {
+                let socket = UdpSocket::bind(("10.77.0.2", from)).unwrap();
+                socket.send_to(b"weir", ("10.77.0.9", to)).unwrap();
+            }
+        });
+        client.join().unwrap();
+        server.join().unwrap()
+    };
+    let counted = |lab: &Lab, name: &str| lab.port("left")["device_counters"][name].as_u64();
+    let passed = come(&lab, 7);
+    assert!(
+        passed > 0 && passed < FLOWS.into(),
+        "what comes to the port's queue is the chain's: {passed}"
+    );
+    lab.write("rules.toml", rule);
+    lab.weir(&["steer", "apply", "rules.toml"]);
+    assert_eq!(come(&lab, 7), 0);
+    assert_eq!(counted(&lab, "xdp_dropped_steered"), Some(FLOWS.into()));
+    assert_eq!(lab.weir(&["steer", "list"])[0]["flows"], FLOWS);
+    let others = counted(&lab, "xdp_to_kernel_no_socket");
+    let passed = come(&lab, 8);
+    assert!(
+        passed > 0 && counted(&lab, "xdp_to_kernel_no_socket") >= others.map(|n| n + passed as u64)
+    );
+    // Without a chain, too, and not when there are no rules any more.
+    lab.weir(&["chain", "remove", "edge"]);
+    assert_eq!(come(&lab, 7), 0);
+    lab.write("rules.toml", "");
+    lab.weir(&["steer", "apply", "rules.toml"]);
+    assert_eq!(come(&lab, 7), FLOWS.into());
     lab.stop();
 }
 

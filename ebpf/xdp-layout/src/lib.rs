@@ -7,6 +7,8 @@
 
 mod steering;
 
+use core::ops::{AddAssign, Sub};
+
 pub use steering::{
     Entry, FLOWS, FLOWS_MAX, Fields, PLACED, PLACED_MAX, Placing, STEERING, Steering, TABLE,
     TABLE_MAX, TUPLES, TUPLES_MAX, Tuple, cell, decision, decision_of, placed_by, placement,
@@ -17,13 +19,15 @@ pub use steering::{
 pub const PROGRAM: &str = "weir_xdp";
 /// Name of the map of AF_XDP sockets, by receive queue.
 pub const SOCKETS: &str = "SOCKETS";
-/// Name of the map of [`Rules`], by receive queue.
+/// Name of the map of [`Rules`], by [`place_of`].
 pub const RULES: &str = "RULES";
-/// Name of the map of [`Counts`], by receive queue, for each CPU.
+/// Name of the map of [`Counts`], by [`place_of`], for each CPU.
 pub const COUNTS: &str = "COUNTS";
 
 /// Receive queues of an interface that can have rules and a socket.
 pub const QUEUES: u32 = 64;
+/// Places in maps for what each queue has: all queues behind those share the last.
+pub const PLACES: u32 = QUEUES + 1;
 /// Rules of a queue at most.
 pub const RULES_MAX: usize = 16;
 
@@ -40,6 +44,13 @@ pub const TO_KERNEL: u16 = 0;
 pub const TO_SOCKET: u16 = 1;
 /// An action of steering only: the packet goes nowhere.
 pub const TO_NOWHERE: u16 = 2;
+
+/// The place of what a receive queue has.
+#[must_use]
+#[inline(always)]
+pub const fn place_of(queue: u32) -> u32 {
+    if queue < QUEUES { queue } else { QUEUES }
+}
 
 /// What is done with packets that look so. All named fields have to be equal.
 #[repr(C)]
@@ -85,6 +96,31 @@ pub struct Counts {
     pub steered: u64,
     /// Dropped, as steering says.
     pub dropped: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.redirected += more.redirected;
+        self.unclaimed += more.unclaimed;
+        self.no_socket += more.no_socket;
+        self.steered += more.steered;
+        self.dropped += more.dropped;
+    }
+}
+
+/// Since an earlier look at the same counters.
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            redirected: self.redirected.saturating_sub(before.redirected),
+            unclaimed: self.unclaimed.saturating_sub(before.unclaimed),
+            no_socket: self.no_socket.saturating_sub(before.no_socket),
+            steered: self.steered.saturating_sub(before.steered),
+            dropped: self.dropped.saturating_sub(before.dropped),
+        }
+    }
 }
 
 /// Words of [`Counts`] in the map, in its order.

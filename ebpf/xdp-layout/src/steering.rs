@@ -1,7 +1,9 @@
 //! Steering in the XDP program: a table of rules by tuple space search (docs/adr/0012-steering.md), and two caches of flows in
 //! front of it. Everything in the maps is words, so that both sides need no unsafe code to make them.
+//!
+//! A queue without a port may be steered as another one is, by that one's table: so what rules drop is dropped at all queues.
 
-/// Name of the map of [`Steering`] and [`Placing`], by receive queue: a word of each, whose exchange puts another table in force, and makes
+/// Name of the map of [`Steering`] and [`Placing`], by [`place_of`](crate::place_of): a word of each, whose exchange puts another table in force, and makes
 /// placed flows void.
 pub const STEERING: &str = "STEERING";
 /// Name of the map of lists of [`Tuple`]s, by [`tuples_at`].
@@ -42,6 +44,8 @@ pub struct Steering {
     pub tuples: u8,
     /// Which of the queue's two lists of tuples is its.
     pub list: u8,
+    /// The queue whose table and rules these are; none: the queue's own.
+    pub of: Option<u8>,
 }
 
 impl Steering {
@@ -49,14 +53,23 @@ impl Steering {
     #[must_use]
     #[inline(always)]
     pub const fn word(self) -> u64 {
-        self.generation as u64 | (self.tuples as u64) << 32 | (self.list as u64) << 40
+        let of = match self.of {
+            None => 0,
+            Some(queue) => queue as u64 + 1,
+        };
+        self.generation as u64 | (self.tuples as u64) << 32 | (self.list as u64) << 40 | of << 48
     }
 
     /// From the map.
     #[must_use]
     #[inline(always)]
     pub const fn of(word: u64) -> Self {
-        Self { generation: word as u32, tuples: (word >> 32) as u8, list: (word >> 40) as u8 & 1 }
+        let of = match (word >> 48) as u8 {
+            0 => None,
+            queue => Some(queue - 1),
+        };
+        let (tuples, list) = ((word >> 32) as u8, (word >> 40) as u8 & 1);
+        Self { generation: word as u32, tuples, list, of }
     }
 }
 

@@ -4,7 +4,8 @@
 //!
 //! Fails open: a queue without rules, without a socket (a port that nobody reads, a host that crashed), or packets too short
 //! to be looked at, are left to the kernel. So nothing is lost while ports are opened and closed. What steering cannot
-//! decide here goes to the socket: whoever reads that knows all rules.
+//! decide here goes to the socket: whoever reads that knows all rules. A queue without a port may have the rules and the steering of
+//! one that a port has: what is dropped there is dropped here, and what is for that one's socket goes to the kernel.
 
 #![no_std]
 // Additions that are atomic in the kernel's sense; built by a compiler that allows it anyway (scripts/build-ebpf).
@@ -21,8 +22,8 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use weir_xdp_layout::{
-    Counts, FIELD_DESTINATION, FIELD_ETHERTYPE, FIELD_VLAN, QUEUES, RULES_MAX, Rule, Rules,
-    TO_NOWHERE, TO_SOCKET,
+    Counts, FIELD_DESTINATION, FIELD_ETHERTYPE, FIELD_VLAN, PLACES, QUEUES, RULES_MAX, Rule, Rules,
+    TO_NOWHERE, TO_SOCKET, place_of,
 };
 
 use packet::Ethernet;
@@ -30,16 +31,17 @@ use packet::Ethernet;
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(QUEUES, 0);
 #[map]
-static RULES: Array<Rules> = Array::with_max_entries(QUEUES, 0);
+static RULES: Array<Rules> = Array::with_max_entries(PLACES, 0);
 #[map]
-static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(QUEUES, 0);
+static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(PLACES, 0);
 
 #[xdp]
 pub fn weir_xdp(context: XdpContext) -> u32 {
     // SAFETY: the kernel gives the program a valid `xdp_md`.
     let queue = unsafe { (*context.ctx).rx_queue_index };
-    let Some(rules) = RULES.get(queue) else { return XDP_PASS };
-    let Some(counts) = COUNTS.get_ptr_mut(queue) else { return XDP_PASS };
+    let Some(in_force) = steering::in_force(queue) else { return XDP_PASS };
+    let Some(rules) = RULES.get(in_force.queue) else { return XDP_PASS };
+    let Some(counts) = COUNTS.get_ptr_mut(place_of(queue)) else { return XDP_PASS };
     // SAFETY: other CPUs do not have this element. On kernels with PREEMPT_RT another packet's run may come between on this CPU, whose
     // increment is then lost: these are counts, of which any value is one.
     let counts = unsafe { &mut *counts };
@@ -47,7 +49,7 @@ pub fn weir_xdp(context: XdpContext) -> u32 {
         counts.unclaimed += 1;
         return XDP_PASS;
     }
-    match steering::decide(&context, queue) {
+    match steering::decide(&context, queue, in_force) {
         TO_SOCKET => {}
         TO_NOWHERE => {
             counts.dropped += 1;

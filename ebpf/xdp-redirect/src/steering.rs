@@ -10,8 +10,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use weir_xdp_layout::{
-    Entry, FLOWS_MAX, Fields, PLACED_MAX, Placing, QUEUES, Steering, TABLE_MAX, TO_SOCKET,
-    TUPLES_MAX, Tuple, cell, decision_of, placed_by, placement_of, tuples_at, verdict, verdict_of,
+    Entry, FLOWS_MAX, Fields, PLACED_MAX, PLACES, Placing, QUEUES, Steering, TABLE_MAX, TO_SOCKET,
+    TUPLES_MAX, Tuple, cell, decision_of, place_of, placed_by, placement_of, tuples_at, verdict,
+    verdict_of,
 };
 
 use crate::fields::{self, Key};
@@ -20,7 +21,7 @@ use crate::fields::{self, Key};
 const NOT_MOVED: u16 = u16::MAX;
 
 #[map]
-static STEERING: Array<[u64; 2]> = Array::with_max_entries(QUEUES, 0);
+static STEERING: Array<[u64; 2]> = Array::with_max_entries(PLACES, 0);
 #[map]
 static TUPLES: Array<[Tuple; TUPLES_MAX]> = Array::with_max_entries(QUEUES * 2, 0);
 #[map]
@@ -30,11 +31,31 @@ static PLACED: LruHashMap<Fields, u64> = LruHashMap::with_max_entries(PLACED_MAX
 #[map]
 static FLOWS: LruHashMap<Fields, u64> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 
+/// What is in force at a queue.
+#[derive(Clone, Copy)]
+pub struct InForce {
+    /// The queue whose rules, and whose list of tuples, are.
+    pub queue: u32,
+    now: Steering,
+    placing: Placing,
+}
+
+/// What is in force at a receive queue.
+#[inline(always)]
+pub fn in_force(queue: u32) -> Option<InForce> {
+    let place = place_of(queue);
+    let words: *const u64 = STEERING.get_ptr(place)?.cast();
+    // SAFETY: the element is two words, aligned. Each is read once: who changes one while this packet is decided changes nothing for it.
+    let (now, placing) = unsafe { (words.read_volatile(), words.add(1).read_volatile()) };
+    let now = Steering::of(now);
+    let queue = now.of.map_or(place, u32::from);
+    Some(InForce { queue, now, placing: Placing::of(placing) })
+}
+
 /// The action for a packet that the queue claims.
 #[inline(always)]
-pub fn decide(context: &XdpContext, queue: u32) -> u16 {
-    let Some([word, placing]) = STEERING.get(queue) else { return TO_SOCKET };
-    let (now, placing) = (Steering::of(*word), Placing::of(*placing));
+pub fn decide(context: &XdpContext, queue: u32, in_force: InForce) -> u16 {
+    let InForce { queue: whose, now, placing } = in_force;
     if now.tuples == 0 && !placing.any {
         return TO_SOCKET;
     }
@@ -64,7 +85,7 @@ pub fn decide(context: &XdpContext, queue: u32) -> u16 {
     if let Some(action) = known(fields, now.generation) {
         return action;
     }
-    let action = search(fields, queue, now);
+    let action = search(fields, whose, now);
     // Without room it is searched again.
     let _ = FLOWS.insert(fields, verdict(fields, now.generation, action), 0);
     action

@@ -1,4 +1,5 @@
-//! Whether `xdp` ports have all receive queues of their interfaces: what arrives at another queue no chain and no rule sees.
+//! Whether `xdp` ports have all receive queues of their interfaces: what arrives at another queue no chain sees, and rules only of a port that
+//! has the interface alone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,27 +10,39 @@ use weir_spec::{Port, PortKind};
 /// What to say of a port whose interface has queues in use that none of all `ports` has. Nothing is said of what the machine does not tell.
 /// `sys`: where sysfs is.
 pub(crate) fn warning<'p>(
-    ports: impl Iterator<Item = &'p Port>,
+    ports: impl Iterator<Item = &'p Port> + Clone,
     port: &Port,
     sys: &Path,
 ) -> Option<String> {
     let interface = port.interface.as_deref().filter(|_| port.kind == PortKind::Xdp)?;
     let queues = in_use(sys, interface)?;
-    let mine = |other: &&Port| {
-        other.kind == PortKind::Xdp && other.interface.as_deref() == Some(interface)
-    };
-    let had = ports.filter(mine).flat_map(Port::xdp_queues).filter(|queue| *queue < queues);
+    let mine = ports.clone().filter(|other| is_on(other, interface));
+    let had = mine.flat_map(Port::xdp_queues).filter(|queue| *queue < queues);
     let had: BTreeSet<u32> = had.collect();
     let had = had.len();
+    let passed_by = match is_alone(ports, port) {
+        true => "all chains, and go to the kernel if no rule drops them",
+        false => "all chains and rules, and go to the kernel",
+    };
     (had < queues as usize).then(|| {
         format!(
-            "port {}: {interface} has {queues} receive queues, and ports have {had} of them: packets of the others pass by all chains \
-             and rules, and go to the kernel. Let everything come to these (`ethtool -L {interface} combined {}`), or have \
+            "port {}: {interface} has {queues} receive queues, and ports have {had} of them: packets of the others pass by {passed_by}. \
+             Let everything come to these (`ethtool -L {interface} combined {}`), or have \
              all of them (`queues = {queues}` for the port, `workers = {queues}` for its chains)",
             port.name,
             had.max(1)
         )
     })
+}
+
+/// Whether none of these ports but this one is on its interface: its rules hold at all queues then.
+pub(crate) fn is_alone<'p>(mut ports: impl Iterator<Item = &'p Port>, port: &Port) -> bool {
+    let interface = port.interface.as_deref().unwrap_or_default();
+    ports.all(|other| other.name == port.name || !is_on(other, interface))
+}
+
+fn is_on(port: &Port, interface: &str) -> bool {
+    port.kind == PortKind::Xdp && port.interface.as_deref() == Some(interface)
 }
 
 /// Receive queues that an interface has now; it may have been made for more.
@@ -67,6 +80,10 @@ mod tests {
             "{one:?}"
         );
         assert!(one[0].contains("`ethtool -L eth1 combined 1`"), "{one:?}");
+        assert!(
+            one[0].contains("all chains, and go to the kernel if no rule drops them"),
+            "{one:?}"
+        );
         // All of them, by one port or by several; and an interface that nothing is known of.
         assert_eq!(told(&[("a", "interface = \"eth1\"\nqueues = 3")]), Vec::<String>::new());
         let two = [
@@ -76,5 +93,13 @@ mod tests {
         ];
         assert_eq!(told(&two), Vec::<String>::new());
         assert_eq!(told(&two[..1]).len(), 1);
+        // Rules of ports that share an interface hold at none of these queues.
+        let shared =
+            told(&[("a", "interface = \"eth1\""), ("b", "interface = \"eth1\"\nqueue = 1")]);
+        assert_eq!(shared.len(), 2);
+        assert!(
+            shared.iter().all(|told| told.contains("all chains and rules, and go to")),
+            "{shared:?}"
+        );
     }
 }

@@ -39,6 +39,9 @@ pub struct XdpConfig {
     /// The first of the queues of which each has a port like this one, for the workers of the same chains; none: it is alone. A flow that
     /// a function has moved at one of them goes there from all.
     pub first_queue: Option<u32>,
+    /// No port but those from `first_queue` on is on the interface: what steering decides of the first one's packets it decides at all
+    /// queues that have none of these ports. What is for chains goes to the kernel there.
+    pub alone: bool,
     /// Where the XDP program runs.
     pub mode: Mode,
     /// Whether the kernel is to poll the device from our system calls, for so many µs at most.
@@ -63,6 +66,7 @@ impl XdpConfig {
             interface: interface.to_owned(),
             queue: 0,
             first_queue: None,
+            alone: false,
             mode: Mode::Auto,
             busy_poll: None,
             rx_ring: 1024,
@@ -71,6 +75,11 @@ impl XdpConfig {
             claim: Vec::new(),
             pin: Pinning::default(),
         }
+    }
+
+    /// The first of the queues with a port like this one.
+    pub(crate) fn first_queue(&self) -> u32 {
+        self.first_queue.unwrap_or(self.queue)
     }
 
     /// The rules for the XDP program; `None` when there are more than it has room for.

@@ -46,7 +46,7 @@ impl Inspector {
             interface: config.interface.clone(),
             queue: config.queue,
             steering,
-            first: config.first_queue.is_none_or(|first| first == config.queue),
+            first: config.first_queue() == config.queue,
             filled: AtomicU32::new(0),
             state: Mutex::default(),
         }
@@ -93,21 +93,14 @@ impl Inspector {
 
     fn counts(&self, state: &State) -> Counts {
         let Some(program) = state.program.upgrade() else { return state.counts };
-        let (now, before) = (self.counts_of(&program), state.counts);
-        Counts {
-            redirected: now.redirected - before.redirected,
-            unclaimed: now.unclaimed - before.unclaimed,
-            no_socket: now.no_socket - before.no_socket,
-            steered: now.steered - before.steered,
-            dropped: now.dropped - before.dropped,
-        }
+        self.counts_of(&program) - state.counts
     }
 
     /// Since the program was loaded.
     fn counts_of(&self, program: &Program) -> Counts {
         let mut counts = program.maps().counts(self.queue);
         if self.first {
-            counts.no_socket += program.passed_by();
+            counts += program.at_others();
         }
         counts
     }

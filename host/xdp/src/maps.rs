@@ -12,9 +12,9 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use weir_port::Moved;
 use weir_steering::Key;
 use weir_xdp_layout::{
-    COUNTS, COUNTS_WORDS, Counts, Fields, PLACED, Placing, QUEUES, RULES, RULES_WORDS, Rules,
-    SOCKETS, STEERING, Steering, TABLE, TO_KERNEL, TO_SOCKET, TUPLES, TUPLES_MAX, Tuple, cell,
-    decision, placement, tuples_at,
+    COUNTS, COUNTS_WORDS, Counts, Fields, PLACED, PLACES, Placing, QUEUES, RULES, RULES_WORDS,
+    Rules, SOCKETS, STEERING, Steering, TABLE, TO_KERNEL, TO_SOCKET, TUPLES, TUPLES_MAX, Tuple,
+    cell, decision, placement, tuples_at,
 };
 
 use crate::steering::{Entry, Table};
@@ -37,10 +37,13 @@ struct Queues {
 struct Flows {
     steering: Array<MapData, [u64; 2]>,
     placed: HashMap<MapData, Fields, u64>,
+    /// By place.
     now: Box<[Now]>,
+    /// The queue of which those have the rules and the table that no port has; none: the kernel has their packets.
+    stand_in: Option<u32>,
 }
 
-/// What counts for a queue.
+/// What counts for a queue, or for those behind the last one that can have a port.
 #[derive(Clone, Copy, Default)]
 struct Now {
     steering: Steering,
@@ -49,6 +52,13 @@ struct Now {
     open: bool,
     /// Its worker has placed flows that are not void.
     placed: bool,
+}
+
+impl Now {
+    /// By itself: no other queue stands in.
+    fn is_steered(&self) -> bool {
+        self.open || self.steering.tuples > 0
+    }
 }
 
 struct Tables {
@@ -70,8 +80,8 @@ pub(crate) struct Written {
 }
 
 impl Maps {
-    /// Takes them out of a loaded object.
-    pub(crate) fn of(ebpf: &mut Ebpf) -> Result<Self, String> {
+    /// Takes them out of a loaded object. Queues without a port are steered as `stand_in`.
+    pub(crate) fn of(ebpf: &mut Ebpf, stand_in: Option<u32>) -> Result<Self, String> {
         let mut take =
             |name: &str| ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"));
         let wrong = |error| format!("a map of the object is not as this host has it: {error}");
@@ -90,7 +100,8 @@ impl Maps {
         let flows = Flows {
             steering: Array::try_from(take(STEERING)?).map_err(wrong)?,
             placed: HashMap::try_from(take(PLACED)?).map_err(wrong)?,
-            now: vec![Now::default(); QUEUES as usize].into(),
+            now: vec![Now::default(); PLACES as usize].into(),
+            stand_in,
         };
         Ok(Self {
             queues: Mutex::new(queues),
@@ -115,16 +126,12 @@ impl Maps {
         lock(&self.queues).sockets.set(queue, socket.as_raw_fd(), 0).map_err(io::Error::other)
     }
 
-    /// What became of a queue's packets since the program was loaded, on all CPUs.
-    pub(crate) fn counts(&self, queue: u32) -> Counts {
+    /// What became since the program was loaded, on all CPUs, of a queue's packets, or of those behind the last one that can have a port.
+    pub(crate) fn counts(&self, place: u32) -> Counts {
         let mut sum = Counts::default();
-        if let Ok(values) = lock(&self.queues).counts.get(&queue, 0) {
-            for [redirected, unclaimed, no_socket, steered, dropped] in values.iter() {
-                sum.redirected += redirected;
-                sum.unclaimed += unclaimed;
-                sum.no_socket += no_socket;
-                sum.steered += steered;
-                sum.dropped += dropped;
+        if let Ok(values) = lock(&self.queues).counts.get(&place, 0) {
+            for &[redirected, unclaimed, no_socket, steered, dropped] in values.iter() {
+                sum += Counts { redirected, unclaimed, no_socket, steered, dropped };
             }
         }
         sum
@@ -231,9 +238,19 @@ impl Flows {
     }
 
     fn write(&mut self, queue: u32) -> io::Result<()> {
-        let Now { steering, placing, .. } = *self.now(queue)?;
-        let words = [steering.word(), placing.word()];
+        let Now { placing, .. } = *self.now(queue)?;
+        let words = [self.in_force(queue).word(), placing.word()];
         self.steering.set(queue, words, 0).map_err(io::Error::other)
+    }
+
+    /// What steers a queue: its own table; or that of the one that stands in, if no port has it and none has left it a table.
+    fn in_force(&self, queue: u32) -> Steering {
+        let own = self.now[queue as usize];
+        let Some(other) = self.stand_in.filter(|_| !own.is_steered()) else { return own.steering };
+        match self.now[other as usize].steering {
+            none if none.tuples == 0 => none,
+            its => Steering { of: Some(other as u8), ..its },
+        }
     }
 
     fn exchange(&mut self, queue: u32, after: Steering) -> io::Result<()> {
@@ -241,8 +258,16 @@ impl Flows {
         let written = self.write(queue);
         if written.is_err() {
             self.now(queue)?.steering = before;
+            return written;
         }
-        written
+        if self.stand_in == Some(queue) {
+            for other in 0..PLACES {
+                if !self.now[other as usize].is_steered() {
+                    self.write(other)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Changes whose a queue is, if at all; what its worker has placed is void.
@@ -326,7 +351,7 @@ impl Tables {
             let key = cell(*fields, generation, *tuple);
             self.table.insert(key, [decision(*number, *action), 0], 0).map_err(io::Error::other)?;
         }
-        Ok(Steering { generation, tuples: table.tuples.len() as u8, list })
+        Ok(Steering { generation, tuples: table.tuples.len() as u8, list, of: None })
     }
 }
 

@@ -13,7 +13,7 @@ use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use weir_xdp_layout::{PLACED, PLACED_MAX, PROGRAM, QUEUES, TABLE};
+use weir_xdp_layout::{Counts, PLACED, PLACED_MAX, PLACES, PROGRAM, QUEUES, TABLE};
 
 use crate::config::{Mode, XdpConfig};
 use crate::interface::Interface;
@@ -63,6 +63,8 @@ pub(crate) enum Refused {
 /// See the module.
 pub(crate) struct Program {
     mode: Mode,
+    /// One port has the interface: its rules hold at all queues.
+    is_one_ports: bool,
     maps: Arc<Maps>,
     taken: Mutex<Taken>,
     /// Takes out what the last table left, once no packet looks at it.
@@ -88,28 +90,21 @@ pub(crate) struct Claim {
     queue: u32,
 }
 
-/// Which queues ports have, and what came to the others.
+/// Which queues ports have, and what became of packets at the others.
 #[derive(Default)]
 struct Taken {
     queues: BTreeSet<u32>,
-    /// Of queues that ports had: what the program had left to the kernel there when they let go of it.
-    left: BTreeMap<u32, u64>,
-    /// Packets that came to queues, while no port had them, which ports have by now.
-    passed_by: u64,
+    /// Of queues that ports had: the counts there when they let go of it.
+    left: BTreeMap<u32, Counts>,
+    /// Of packets that came to queues, while no port had them, which ports have by now.
+    before: Counts,
 }
 
 impl Taken {
-    /// Packets that have come to a queue since the last port let go of it.
-    fn came_to(&self, queue: u32, maps: &Maps) -> u64 {
-        let left = self.left.get(&queue).copied().unwrap_or(0);
-        to_kernel(queue, maps).saturating_sub(left)
+    /// What became of a queue's packets since the last port let go of it.
+    fn since(&self, queue: u32, maps: &Maps) -> Counts {
+        maps.counts(queue) - self.left.get(&queue).copied().unwrap_or_default()
     }
-}
-
-/// Packets that the program has left to the kernel because the queue does not claim them, or has no socket.
-fn to_kernel(queue: u32, maps: &Maps) -> u64 {
-    let counts = maps.counts(queue);
-    counts.unclaimed + counts.no_socket
 }
 
 impl Claim {
@@ -118,7 +113,8 @@ impl Claim {
         if !taken.queues.insert(queue) {
             return Err(Refused::Queue(queue));
         }
-        taken.passed_by += taken.came_to(queue, &program.maps);
+        let before = taken.since(queue, &program.maps);
+        taken.before += before;
         Ok(Self { program: Arc::clone(program), queue })
     }
 
@@ -132,7 +128,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let mut taken = self.program.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.queues.remove(&self.queue);
-        taken.left.insert(self.queue, to_kernel(self.queue, &self.program.maps));
+        taken.left.insert(self.queue, self.program.maps.counts(self.queue));
     }
 }
 
@@ -193,7 +189,8 @@ impl Program {
             .map_max_entries(PLACED, placed_entries(interface.queues))
             .load(OBJECT)
             .map_err(|error| Refused::Load(of_load(&error), chain(&error)))?;
-        let maps = Maps::of(&mut ebpf).map_err(|what| Refused::Load(None, what))?;
+        let stand_in = config.alone.then(|| config.first_queue());
+        let maps = Maps::of(&mut ebpf, stand_in).map_err(|what| Refused::Load(None, what))?;
         let program = xdp(&mut ebpf)?;
         program.load().map_err(|error| match error {
             ProgramError::LoadError { io_error, verifier_log } => {
@@ -232,7 +229,8 @@ impl Program {
         };
         let maps = Arc::new(maps);
         let (taken, clearing) = (Mutex::default(), Mutex::default());
-        Ok(Self { mode, maps, taken, clearing, pin, link, _ebpf: ebpf })
+        let is_one_ports = config.alone;
+        Ok(Self { mode, is_one_ports, maps, taken, clearing, pin, link, _ebpf: ebpf })
     }
 
     /// Where it runs: never `Auto`.
@@ -278,11 +276,21 @@ impl Program {
         &self.maps
     }
 
-    /// Packets that came to queues without a port, since the program was loaded: all of them went to the kernel.
-    pub(crate) fn passed_by(&self) -> u64 {
+    /// What became of packets at queues without a port, since the program was loaded: those for nobody's socket, and, if these queues are
+    /// steered as the port's, those that steering has decided.
+    pub(crate) fn at_others(&self) -> Counts {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = (0..QUEUES).filter(|queue| !taken.queues.contains(queue));
-        taken.passed_by + others.map(|queue| taken.came_to(queue, &self.maps)).sum::<u64>()
+        let mut counts = taken.before;
+        for queue in (0..PLACES).filter(|queue| !taken.queues.contains(queue)) {
+            counts += taken.since(queue, &self.maps);
+        }
+        let steered = if self.is_one_ports { counts } else { Counts::default() };
+        Counts {
+            redirected: 0,
+            unclaimed: 0,
+            no_socket: counts.unclaimed + counts.no_socket,
+            ..steered
+        }
     }
 
     /// Where it is pinned, or why it is not.

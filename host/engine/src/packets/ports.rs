@@ -52,6 +52,8 @@ pub(super) struct Ports {
 
 pub(super) struct Slot {
     pub(super) config: weir_spec::Port,
+    /// No other port is on its interface.
+    alone: bool,
     pub(super) chain: Option<Name>,
     /// There as long as no chain has it: one for each lane that it was opened for.
     ports: Vec<Box<dyn Port>>,
@@ -80,10 +82,11 @@ pub(super) struct Slot {
 
 impl Slot {
     /// One that is yet to be opened.
-    fn new(config: &weir_spec::Port, is_set_up: bool) -> Self {
+    fn new(config: &weir_spec::Port, alone: bool, is_set_up: bool) -> Self {
         let inspector = (config.kind == PortKind::Xdp).then(|| XdpPort::inspector_of(&xdp(config)));
         Self {
             config: config.clone(),
+            alone,
             chain: None,
             ports: Vec::new(),
             taps: Vec::new(),
@@ -112,7 +115,7 @@ impl Slot {
         // A device can be had once.
         self.ports.clear();
         self.taps.clear();
-        self.put(Opened::new(&self.config, room_bytes, lanes)?);
+        self.put(Opened::new(&self.config, room_bytes, lanes, self.alone)?);
         Ok(())
     }
 
@@ -224,7 +227,10 @@ impl Ports {
         check_captures(configs)?;
         start_dpdk(configs);
         let (wake, woken) = mpsc::channel();
-        let slots = configs.iter().map(|config| Slot::new(config, is_set_up(&config.name)));
+        let slots = configs.iter().map(|config| {
+            let alone = queues::is_alone(configs.iter(), config);
+            Slot::new(config, alone, is_set_up(&config.name))
+        });
         let slots = slots.collect();
         let (woken, tried) = (Some(woken), Arc::default());
         let mut ports = Self { slots, room_bytes, closed: false, sink, wake, woken, tried };
@@ -236,7 +242,7 @@ impl Ports {
                 // There is nothing outside the configuration that it could lack, but its way to the kernel.
                 Err(error)
                     if config.kind == PortKind::Memory
-                        && open(config, room_bytes, lanes).is_err() =>
+                        && open(config, room_bytes, lanes, false).is_err() =>
                 {
                     return Err(located(config, place, &error));
                 }
@@ -322,7 +328,7 @@ impl Ports {
                 self.slots[place].let_go_of_vf();
             } else if slot.has_ended() {
                 // Nothing is taken from the device before it is attached.
-                drop(open(&slot.config, self.room_bytes, lanes).map_err(|error| {
+                drop(open(&slot.config, self.room_bytes, lanes, slot.alone).map_err(|error| {
                     let problem = problem(&error);
                     EngineError::Refused(format!("port {name} is down, and stays so: {problem}"))
                 })?);

@@ -1,6 +1,7 @@
 //! Steering: what the program decides by rules, with real packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -613,6 +614,200 @@ fn netns_the_rules_of_a_port_that_is_dropped_go_with_it() {
     }
     two.wait_dropped(2 * (100 - of_first));
     finish(second, &mut pools[1]);
+}
+
+/// The port's rules hold at all queues of its interface, also behind those that can have a port: what is dropped is dropped everywhere, what is
+/// for a chain or for the kernel is the kernel's at queues without a port, and each packet is counted once.
+#[test]
+fn netns_what_rules_drop_is_dropped_at_queues_without_a_port() {
+    const FLOWS: u64 = 1000;
+    namespace();
+    // 66 queues: the port has one, and two are behind the last that could have one.
+    pair_of("a", 66);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let send = |port| (0..FLOWS as u32).for_each(|n| far.send(&udp(0x0a00_0000 + n, port)));
+    for mode in [Mode::Native, Mode::Generic] {
+        let mut pool = pool(4096, 2048);
+        let config = XdpConfig { alone: true, rx_ring: 2048, ..config(mode) };
+        let (mut port, steering, counters) = steered(config, &mut pool);
+        let rules = |first| {
+            [
+                to_port(first, Target::Chain(0)),
+                to_port(first + 1, Target::Drop),
+                to_port(first + 2, Target::Kernel),
+                to_port(first + 3, Target::Drop),
+            ]
+        };
+        steering.replace(&rules(1), 0).unwrap();
+        // Dropped first: whatever of it passed would be what the kernel has first.
+        send(2);
+        send(3);
+        send(1);
+        counters.wait_dropped(FLOWS);
+        for n in 0..FLOWS as u32 {
+            assert_eq!(kernel.receive(), udp(0x0a00_0000 + n, 3));
+        }
+        assert_eq!(counters.steered(), FLOWS);
+        let mine = counters.of("xdp_redirected");
+        assert!(mine > 0 && mine < FLOWS / 10, "{mine}");
+        assert_eq!(counters.of("xdp_to_kernel_no_socket"), FLOWS - mine);
+        assert_eq!(taken(&mut port, &mut pool, mine as usize).len(), mine as usize);
+        for _ in mine..FLOWS {
+            assert_eq!(kernel.receive()[36..38], [0, 1]);
+        }
+        let found = |flows| Place::Before { flows: Some(flows), packets: None };
+        let places = [Place::Behind(None), found(FLOWS), found(FLOWS), found(0)];
+        assert_eq!(steering.places(), places);
+        // Other rules are others everywhere.
+        steering.replace(&rules(2), 0).unwrap();
+        send(3);
+        send(5);
+        counters.wait_dropped(3 * FLOWS);
+        // Without any the kernel has everything of the other queues.
+        steering.replace(&[], 0).unwrap();
+        send(3);
+        // Which queue a flow comes to depends on its ports.
+        let [redirected, at_others] = ["xdp_redirected", "xdp_to_kernel_no_socket"];
+        let until = Instant::now() + PATIENCE;
+        let came = || counters.of(redirected) + counters.of(at_others);
+        while came() < 2 * FLOWS && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let more = counters.of(redirected) - mine;
+        let expected = (2 * FLOWS - mine - more, 3 * FLOWS);
+        assert_eq!((counters.of(at_others), counters.dropped()), expected);
+        for _ in more..FLOWS {
+            assert_eq!(kernel.receive()[36..38], [0, 3]);
+        }
+        taken(&mut port, &mut pool, more as usize);
+        // They stay as long as the port's own do, and go with those.
+        steering.replace(&rules(1), 0).unwrap();
+        steering.outlive_port(true);
+        finish(port, &mut pool);
+        send(2);
+        // Somewhere behind the packets of all queues.
+        send(3);
+        for _ in 0..FLOWS {
+            assert_eq!(kernel.receive()[36..38], [0, 3]);
+        }
+        steering.outlive_port(false);
+        send(2);
+        for n in 0..FLOWS as u32 {
+            assert_eq!(kernel.receive(), udp(0x0a00_0000 + n, 2));
+        }
+    }
+}
+
+/// Queues of which several ports could have the packets are steered as none of them.
+#[test]
+fn netns_the_rules_of_one_of_several_ports_hold_at_its_queue_alone() {
+    namespace();
+    pair_of("a", 2);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pool = pool(256, 2048);
+    let (port, steering, counters) = steered(config(Mode::Auto), &mut pool);
+    steering.replace(&[Rule::all(Target::Drop)], 0).unwrap();
+    (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
+    let other = || counters.of("xdp_to_kernel_no_socket");
+    let until = Instant::now() + PATIENCE;
+    while counters.dropped() + other() < 100 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let passed = other();
+    assert!(passed > 0 && passed + counters.dropped() == 100, "{passed}");
+    (0..passed).for_each(|_| assert!(kernel.receive().starts_with(&MACS[0])));
+    finish(port, &mut pool);
+}
+
+/// `ethtool -L`: the driver may be told to use more queues, or fewer, at any time.
+#[test]
+fn netns_what_rules_drop_is_dropped_at_queues_that_come_later() {
+    namespace();
+    pair_of("a", 4);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let use_queues = |ends: [&str; 2]| {
+        for end in ends {
+            let mut ethtool = Command::new("ethtool");
+            let done = ethtool.args(["-L"]).args(end.split(' ')).status().expect("`ethtool`");
+            assert!(done.success(), "ethtool -L {end}");
+        }
+    };
+    // A veth runs the program in its driver at queues only that it had when the program came.
+    for (mode, first) in [(Mode::Native, 4), (Mode::Generic, 1)] {
+        use_queues([&format!("a-far tx {first}"), &format!("a rx {first}")]);
+        let mut pool = pool(256, 2048);
+        let config = XdpConfig { alone: true, ..config(mode) };
+        let (port, steering, counters) = steered(config, &mut pool);
+        steering.replace(&[to_port(9, Target::Drop)], 0).unwrap();
+        let mut sent = 0;
+        let mut drops = || {
+            (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
+            sent += 100;
+            counters.wait_dropped(sent);
+        };
+        drops();
+        use_queues(["a-far tx 2", "a rx 2"]);
+        drops();
+        use_queues(["a rx 4", "a-far tx 4"]);
+        drops();
+        (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 8)));
+        assert_eq!(kernel.receive()[36..38], [0, 8]);
+        assert_eq!(counters.0.inspect().problem, None);
+        finish(port, &mut pool);
+    }
+}
+
+/// A queue that gets a port is that port's, and steered as the others again when it is closed.
+#[test]
+fn netns_a_queue_is_steered_as_the_ports_first_until_it_is_one_of_them() {
+    namespace();
+    pair_of("a", 4);
+    let (far, kernel) = (Far::on("a-far"), Far::on("a"));
+    let mut pools = [pool(256, 2048), pool(256, 2048)];
+    let of = |queue| XdpConfig { queue, first_queue: Some(0), alone: true, ..config(Mode::Auto) };
+    let rule = to_port(9, Target::Drop);
+    let send = |port| (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, port)));
+    // The second one comes first, and has no rules yet: it brings those of the first along.
+    let first = XdpPort::open("lan", of(0)).unwrap();
+    first.steering().unwrap().replace(&[rule], 0).unwrap();
+    let (second, steers_second, count_second) = steered(of(1), &mut pools[1]);
+    send(9);
+    send(8);
+    // What is the second's comes to its socket, or waits there: the kernel has what others would have.
+    let mine = |counters: &Counters| counters.of("xdp_redirected");
+    let until = Instant::now() + PATIENCE;
+    while kernel.receive()[36..38] != [0, 8] {
+        assert!(Instant::now() < until, "all of the others pass");
+    }
+    let both = mine(&count_second);
+    assert!(both > 0 && both < 200, "{both}");
+    steers_second.replace(&[rule], 0).unwrap();
+    let mut first = first;
+    first.attach(&mut pools[0]).unwrap();
+    first.receive(&mut pools[0], &mut Vec::new(), 1).unwrap();
+    let count_first = Counters(first.inspector().unwrap());
+    send(9);
+    let until = Instant::now() + PATIENCE;
+    let dropped = || count_first.dropped() + count_second.dropped();
+    while dropped() < 100 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(dropped(), 100);
+    // Its own rules are not those of the others.
+    steers_second.replace(&[], 0).unwrap();
+    send(9);
+    let until = Instant::now() + PATIENCE;
+    while dropped() + mine(&count_second) < 200 + both && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(mine(&count_second) > both);
+    assert_eq!(dropped() + mine(&count_second), 200 + both);
+    // Without a port it is one of those.
+    finish(second, &mut pools[1]);
+    let before = count_first.dropped();
+    send(9);
+    count_first.wait_dropped(before + 100);
+    finish(first, &mut pools[0]);
 }
 
 /// Far more flows than the caches hold: decisions are the same, and flows that a function placed stay where they are.

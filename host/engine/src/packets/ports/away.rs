@@ -174,11 +174,11 @@ impl Ports {
     }
 
     /// What there is to try again at this place by now: the port, bytes of a room, and lanes.
-    fn due(&self, place: usize) -> Option<(weir_spec::Port, u32, usize)> {
+    fn due(&self, place: usize) -> Option<(weir_spec::Port, u32, usize, bool)> {
         let slot = &self.slots[place];
         let away = slot.away.as_ref().filter(|_| slot.waits() && !self.closed)?;
         let due = away.next <= Instant::now();
-        due.then(|| (slot.config.clone(), self.room_bytes, slot.first_lanes()))
+        due.then(|| (slot.config.clone(), self.room_bytes, slot.first_lanes(), slot.alone))
     }
 
     /// The port at this place is opened from now on; false: it is not to be any more.
@@ -244,14 +244,14 @@ fn try_again(ports: &Mutex<Ports>) -> bool {
     let count = all().slots.len();
     for place in 0..count {
         let due = all().due(place);
-        let Some((config, room_bytes, lanes)) = due else { continue };
+        let Some((config, room_bytes, lanes, alone)) = due else { continue };
         // A look changes nothing: whoever has the port opened meanwhile may.
         if let Err(error) = look(&config, room_bytes) {
             all().end(place, false, Err(error));
             continue;
         }
         if all().begin(place) {
-            let mut opened = Opened::new(&config, room_bytes, lanes);
+            let mut opened = Opened::new(&config, room_bytes, lanes, alone);
             if let Ok(opened) = &mut opened
                 && is_on_vf(&config)
             {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     fn open(ports: &Ports) -> Result<Opened> {
-        Opened::new(&ports.slots[0].config, ports.room_bytes, 1)
+        Opened::new(&ports.slots[0].config, ports.room_bytes, 1, true)
     }
 
     #[test]

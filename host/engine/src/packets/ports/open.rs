@@ -26,8 +26,13 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn new(config: &weir_spec::Port, room_bytes: u32, lanes: usize) -> Result<Self> {
-        let ports = open(config, room_bytes, lanes)?;
+    pub(super) fn new(
+        config: &weir_spec::Port,
+        room_bytes: u32,
+        lanes: usize,
+        alone: bool,
+    ) -> Result<Self> {
+        let ports = open(config, room_bytes, lanes, alone)?;
         let (mut taps, mut kernel) = (Vec::new(), None);
         if let Some(tap) = &config.kernel {
             taps = open_taps(config, tap, lanes)?;
@@ -245,11 +250,12 @@ fn open_dpdk(
     Ok(ports.map(|port| -> Box<dyn Port> { Box::new(port) }).collect())
 }
 
-/// Opens a port for so many lanes; whoever asks has seen that it has as many queues.
+/// Opens a port for so many lanes; whoever asks has seen that it has as many queues. `alone`: no other port is on its interface.
 pub(super) fn open(
     config: &weir_spec::Port,
     room_bytes: u32,
     lanes: usize,
+    alone: bool,
 ) -> Result<Vec<Box<dyn Port>>> {
     Ok(match config.kind {
         PortKind::Pcap => {
@@ -257,7 +263,9 @@ pub(super) fn open(
         }
         PortKind::Memory => open_memory(config, lanes)?,
         PortKind::Dpdk => open_dpdk(config, room_bytes, lanes)?,
-        PortKind::Xdp => (0..lanes).map(|lane| open_xdp(config, lane)).collect::<Result<_>>()?,
+        PortKind::Xdp => {
+            (0..lanes).map(|lane| open_xdp(config, lane, alone)).collect::<Result<_>>()?
+        }
     })
 }
 
@@ -334,9 +342,10 @@ fn open_memory(config: &weir_spec::Port, lanes: usize) -> Result<Vec<Box<dyn Por
     Ok(generators.into_iter().map(port).collect())
 }
 
-fn open_xdp(config: &weir_spec::Port, lane: usize) -> Result<Box<dyn Port>> {
+fn open_xdp(config: &weir_spec::Port, lane: usize, alone: bool) -> Result<Box<dyn Port>> {
     let mut xdp = xdp(config);
     xdp.first_queue = Some(xdp.queue);
+    xdp.alone = alone;
     xdp.queue += u32::try_from(lane)?;
     Ok(Box::new(XdpPort::open(config.name.as_str(), xdp)?))
 }
