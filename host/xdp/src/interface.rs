@@ -149,6 +149,11 @@ impl Watch {
         Ok(Self { socket, index, buffer: vec![0; ANSWER].into() })
     }
 
+    /// Whether the interface is there yet, under whatever name.
+    pub(crate) fn is_there(&self) -> bool {
+        matches!(Interface::again(self.index), Ok(Some(_)))
+    }
+
     /// What became of it since the last call, if anything: the last thing counts, and gone is for ever.
     pub(crate) fn change(&mut self) -> io::Result<Option<Change>> {
         let mut change = None;

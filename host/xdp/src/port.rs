@@ -72,8 +72,6 @@ pub struct XdpPort {
 struct Live {
     socket: Socket,
     claim: Claim,
-    /// The interface's number.
-    index: u32,
     watch: Watch,
     holders: Vec<Holder>,
     /// Rooms to keep with the kernel to receive into, and how many it has.
@@ -173,7 +171,7 @@ impl XdpPort {
         counts.tx_dropped_down += u64::from(live.queued);
         self.statistics.add(&counts);
         self.inspector.closing();
-        self.steering.closing(live.interface_is_there());
+        self.steering.closing(live.watch.is_there());
         let holders = live.close();
         for (room, holder) in holders.into_iter().enumerate() {
             if holder != Holder::Other
@@ -190,7 +188,7 @@ impl Drop for XdpPort {
         // Others may keep the program: it is not to go on with this port's rules.
         if let Some(live) = &self.live {
             self.inspector.closing();
-            self.steering.closing(live.interface_is_there());
+            self.steering.closing(live.watch.is_there());
         }
         self.inspector.dropped();
     }
@@ -258,21 +256,18 @@ impl Live {
         let down = Interface::find(name).map_err(untold)?.is_none_or(|now| !now.is_live());
         let (table, mut not_taken) = (steering.table(), None);
         let prepare = |maps: &Maps| {
-            // What is steered is decided from the first packet on, also before anybody reads the port.
-            if let Some(table) = table.as_ref().filter(|table| !table.entries.is_empty()) {
-                let claimed = steering.claim(maps, table);
-                not_taken = claimed.and_then(|()| maps.steer(config.queue, table)).err();
-            }
+            // What is steered is decided from the first packet on, also before anybody reads the port; and nothing else any more.
+            let claimed = steering.claim(maps, &table);
+            not_taken = claimed.and_then(|()| maps.steer(config.queue, &table)).err();
             steering.bring_others(maps);
         };
         steering.let_go_of_gone();
         let claim = Program::on(interface, config, prepare)
             .map_err(|refused| error::of_program(&refused, name, interface))?;
-        let first = config.first_queue.unwrap_or(config.queue);
-        claim.program().maps().open(config.queue, first).map_err(|error| {
+        claim.program().maps().open(config.queue, config.first_queue()).map_err(|error| {
             format!("the XDP program of {name} does not take the queue's number: {error}")
         })?;
-        steering.opened(claim.program(), table.as_ref(), not_taken);
+        steering.opened(claim.program(), &table, not_taken);
         let socket = Socket::new(interface.index, config, pool).map_err(|failed| {
             steering.closing(true);
             error::of_socket(&failed, config, Some(pool))
@@ -282,7 +277,6 @@ impl Live {
         Ok(Self {
             socket,
             claim,
-            index: interface.index,
             watch,
             holders: vec![Holder::Other; rooms as usize],
             fill_target,
@@ -308,11 +302,6 @@ impl Live {
             unplaced: Vec::with_capacity(UNPLACED_MAX),
             placed: false,
         })
-    }
-
-    /// Whether the interface is there yet, under whatever name.
-    fn interface_is_there(&self) -> bool {
-        matches!(Interface::again(self.index), Ok(Some(_)))
     }
 
     /// Closes the socket, so that the kernel lets go of every room; the answer is which it had.

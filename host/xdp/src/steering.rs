@@ -211,9 +211,9 @@ impl Steering {
         program.steer(self.queue, table)
     }
 
-    /// The rules that a program is to have before it is attached.
-    pub(crate) fn table(&self) -> Option<Arc<Table>> {
-        self.state().table.clone()
+    /// The rules that a program is to have before it is attached, if any.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.state().table.clone().unwrap_or_default()
     }
 
     /// An interface of this name that is there no more has the program yet that earlier ports had on it: it goes, and with it what is
@@ -228,18 +228,14 @@ impl Steering {
         }
     }
 
-    /// The port has this program: what an earlier one has left of its rules is replaced by this one's.
-    fn succeed(&self, maps: &Maps) {
+    /// The port's rules have taken the place of what an earlier one has left of its own.
+    fn succeed(&self) {
         for other in all() {
             let same = other.interface == self.interface && other.queue == self.queue;
             if same && !std::ptr::eq(&raw const *other, self) {
                 let mut state = other.state();
                 if state.kept.take().is_some() {
                     state.program = Weak::new();
-                    if self.table().is_none_or(|table| table.entries.is_empty()) {
-                        // There are none: nothing has taken the place of those.
-                        let _ = maps.steer(self.queue, &Arc::default());
-                    }
                 }
             }
         }
@@ -249,18 +245,16 @@ impl Steering {
     pub(crate) fn opened(
         &self,
         program: &Arc<Program>,
-        given: Option<&Arc<Table>>,
+        given: &Arc<Table>,
         refused: Option<String>,
     ) {
-        self.succeed(program.maps());
+        self.succeed();
         let mut state = self.state();
         state.program = Arc::downgrade(program);
         (state.waits, state.kept) = (false, None);
         state.refused = refused;
         // Another came meanwhile.
-        if let Some(table) = state.table.clone()
-            && !given.is_some_and(|given| Arc::ptr_eq(given, &table))
-        {
+        if let Some(table) = state.table.clone().filter(|table| !Arc::ptr_eq(given, table)) {
             state.refused = self.give(program, &table).err();
         }
     }

@@ -423,6 +423,19 @@ fn netns_an_interface_that_goes_away_breaks_its_port_and_nothing_else() {
     }
 }
 
+/// Receives as long as there are to be more than so many packets.
+fn receive_while(
+    port: &mut XdpPort,
+    pool: &mut Pool,
+    packets: &mut Vec<Packet>,
+    more: impl Fn(usize) -> bool,
+) {
+    let until = Instant::now() + PATIENCE;
+    while more(packets.len()) && Instant::now() < until {
+        port.receive(pool, packets, 64).unwrap();
+    }
+}
+
 /// What comes to a queue without a port is the kernel's, and is counted.
 #[test]
 fn netns_packets_of_queues_without_a_port_are_counted() {
@@ -439,10 +452,7 @@ fn netns_packets_of_queues_without_a_port_are_counted() {
     };
     let send = || (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
     send();
-    let until = Instant::now() + PATIENCE;
-    while (packets.len() as u64) + passed_by() < 100 && Instant::now() < until {
-        first.receive(&mut pools[0], &mut packets, 64).unwrap();
-    }
+    receive_while(&mut first, &mut pools[0], &mut packets, |n| n as u64 + passed_by() < 100);
     let other_queue = passed_by();
     assert!(other_queue > 0 && packets.len() as u64 + other_queue == 100, "{other_queue}");
     // A port there has its packets; what came before still counts.
@@ -450,14 +460,11 @@ fn netns_packets_of_queues_without_a_port_are_counted() {
     let mut others = Vec::new();
     second.receive(&mut pools[1], &mut others, 1).unwrap();
     send();
-    let until = Instant::now() + PATIENCE;
-    while (others.len() as u64) < other_queue && Instant::now() < until {
-        second.receive(&mut pools[1], &mut others, 64).unwrap();
-    }
+    receive_while(&mut second, &mut pools[1], &mut others, |n| (n as u64) < other_queue);
     assert_eq!((others.len() as u64, passed_by()), (other_queue, other_queue));
-    while packets.len() < 2 * (100 - other_queue as usize) && Instant::now() < until {
-        first.receive(&mut pools[0], &mut packets, 64).unwrap();
-    }
+    let mine = 2 * (100 - other_queue as usize);
+    receive_while(&mut first, &mut pools[0], &mut packets, |n| n < mine);
+    assert_eq!(packets.len(), mine);
     for (pool, packets) in pools.iter_mut().zip([&packets, &others]) {
         pool.give_all(packets.iter().map(|packet| packet.buffer));
     }
