@@ -2,6 +2,8 @@
 //! `dpdk` ports is in `devices.rs`.
 
 use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -158,6 +160,93 @@ fn netns_what_rules_drop_does_not_pass_at_queues_without_a_port() {
     lab.write("rules.toml", "");
     lab.weir(&["steer", "apply", "rules.toml"]);
     assert_eq!(come(&lab, 7), FLOWS.into());
+    lab.stop();
+}
+
+/// A file system for BPF of its own, in a host's directory.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn new(directory: PathBuf) -> Self {
+        std::fs::create_dir(&directory).expect("a directory");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "bpf", "-o", "mode=0700", "bpf"]).arg(&directory);
+        assert!(mount.status().expect("mount").success());
+        Self(directory)
+    }
+
+    fn pins(&self) -> usize {
+        std::fs::read_dir(self.0.join("weir")).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// What comes for the host itself is dropped by a rule without any chain, also behind a crash; and by nothing when there is no such rule,
+/// no such port, or no host.
+#[test]
+fn netns_what_rules_drop_is_dropped_at_ports_that_no_chain_has() {
+    let mut lab = Lab::wired();
+    let bpffs = Bpffs::new(lab.path("bpf"));
+    let pin = format!("pin = \"{}\"", bpffs.0.display());
+    lab.configure(PortKind::Xdp, &pin, "");
+    lab.middle.sh("ip address add 10.77.0.9/24 dev left");
+    lab.start();
+    let reaches = |lab: &Lab| {
+        lab.left.command("ping -c 2 -i 0.05 -W 1 10.77.0.9").output().unwrap().status.success()
+    };
+    assert!(reaches(&lab));
+    let drop = |lab: &Lab| {
+        lab.write("rules.toml", "[[rule]]\nport = \"left\"\nproto = \"icmp\"\nto = \"drop\"\n");
+        lab.weir(&["steer", "apply", "rules.toml"])
+    };
+    let allow = |lab: &Lab| {
+        lab.write("rules.toml", "");
+        lab.weir(&["steer", "apply", "rules.toml"])
+    };
+    let applied = drop(&lab);
+    assert_eq!(applied["idle_ports"], serde_json::json!([]), "{applied}");
+    assert!(!reaches(&lab));
+    let rules = lab.weir(&["steer", "list"]);
+    assert_eq!(rules[0]["places"][0]["at"], "xdp", "{rules}");
+    assert!(rules[0]["flows"].as_u64() > Some(0), "{rules}");
+    // It is the rules that do it, again and again.
+    allow(&lab);
+    assert!(reaches(&lab));
+    drop(&lab);
+    assert!(!reaches(&lab));
+    lab.crash();
+    assert!(!reaches(&lab));
+    lab.start();
+    assert!(!reaches(&lab));
+    allow(&lab);
+    assert!(reaches(&lab));
+    drop(&lab);
+    lab.stop();
+    assert!(reaches(&lab));
+    assert_eq!(bpffs.pins(), 0);
+    // The next host has no such port.
+    lab.start();
+    assert!(!reaches(&lab));
+    lab.crash();
+    assert!(!reaches(&lab));
+    let other = "[[port]]\nname = \"left\"\nkind = \"memory\"\n";
+    lab.write(
+        "weir.toml",
+        format!("[api]\nsocket = \"api.sock\"\n[store]\npath = \"store\"\n{other}"),
+    );
+    lab.start();
+    assert!(reaches(&lab), "{}", lab.log());
+    assert!(
+        lab.log().contains("the XDP program of a host that crashed is removed"),
+        "{}",
+        lab.log()
+    );
+    assert_eq!(bpffs.pins(), 0);
     lab.stop();
 }
 

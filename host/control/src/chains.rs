@@ -339,8 +339,8 @@ impl Control {
     pub(crate) fn expect_chains(&self) {
         let state = self.store.state();
         let chains: Vec<_> = state.chains.iter().map(|(id, record)| (id, &record.chain)).collect();
-        self.engine.expect(&chains);
         self.restore_steering(&state);
+        self.engine.expect(&chains);
         let not_yet = |id: &ChainId| (id.clone(), Failure::new(NOT_YET));
         self.failed().extend(state.chains.keys().map(not_yet));
     }
@@ -533,6 +533,8 @@ impl Control {
             }
             waiting.push(id.clone());
         }
+        // Of rules some hold at the port, whether it has a chain or not.
+        self.engine.expect(&[]);
         waiting
     }
 

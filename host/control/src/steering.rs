@@ -241,7 +241,7 @@ impl Control {
         dropping.collect()
     }
 
-    /// The tenant's ports that no chain has, as far as rules mean packets of theirs.
+    /// The tenant's ports that no chain has, as far as rules mean packets of theirs and none of those holds there.
     fn idle_ports(&self, tenant: &Name, rules: &[SteeringRule]) -> Vec<Name> {
         let means = |port: &Name| {
             rules.iter().any(|rule| match &rule.port {
@@ -251,9 +251,12 @@ impl Control {
         };
         let own = self.ports.iter().filter(|port| port.tenant == *tenant && port.peer.is_none());
         let own: BTreeSet<&Name> = own.map(|port| &port.name).collect();
+        let statuses = self.engine.steering(tenant);
+        let places = statuses.iter().flat_map(|status| &status.places);
+        let held: BTreeSet<&Name> = places.map(|place| &place.port).collect();
         let ports = self.engine.status().ports.into_iter();
         let free = ports.filter(|port| own.contains(&port.name) && port.chain.is_none());
-        free.map(|port| port.name).filter(means).collect()
+        free.map(|port| port.name).filter(|port| means(port) && !held.contains(port)).collect()
     }
 
     /// The rules of those who have some, or had.

@@ -5,6 +5,7 @@
 
 mod chains;
 mod crossing;
+mod guard;
 mod keeper;
 mod lanes;
 mod links;
@@ -69,6 +70,7 @@ impl Packets {
             weir_pool::HugePages::Never
         };
         let room_bytes = ports::room_bytes(config);
+        weir_xdp::own_pins(&config.store.path);
         let lanes = Arc::new(Lanes::new(sandbox, workers));
         let sink = Arc::<OnceLock<EventSink>>::default();
         let keeper = Keeper::start(Arc::downgrade(&lanes), Arc::clone(&sink))
@@ -175,6 +177,8 @@ impl Packets {
         for (id, chain) in chains {
             self.steering.place(id, Some(Ends::of(chain)));
         }
+        self.guard();
+        self.remove_left();
     }
 
     pub(crate) fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {

@@ -279,14 +279,16 @@ impl Gateway {
 
     /// Takes all listeners away, as [`Self::remove`] does.
     pub fn drain(&self, time: Duration) {
-        let (names, all): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *self.listeners()).into_iter().unzip();
+        let all = std::mem::take(&mut *self.listeners());
+        // Their sockets are let go of here, too: else the kernel goes on to take connections that nobody will accept.
+        let (names, plans): (Vec<_>, Vec<_>) =
+            all.into_iter().map(|(name, entry)| (name, entry.plan)).unzip();
         for name in &names {
             let _ = self.keeper.errands.send(Errand::Forget(String::clone(name)));
         }
         let deadline = std::time::Instant::now() + time;
         self.remove_all(names, time);
-        end_journals(&all, deadline);
+        end_journals(&plans, deadline);
     }
 
     fn remove_all(&self, names: Vec<String>, time: Duration) {
@@ -418,15 +420,16 @@ impl Drop for Gateway {
             // One that panicked has said so already.
             let _ = thread.join();
         }
-        let all: Vec<_> = std::mem::take(&mut *self.listeners()).into_values().collect();
-        end_journals(&all, std::time::Instant::now());
+        let all = std::mem::take(&mut *self.listeners()).into_values();
+        let plans: Vec<_> = all.map(|entry| entry.plan).collect();
+        end_journals(&plans, std::time::Instant::now());
     }
 }
 
 /// Waits until what listeners have handed over is written, until the deadline, or a little longer if that has gone by.
-fn end_journals(all: &[Entry], deadline: std::time::Instant) {
+fn end_journals(all: &[Arc<Plan>], deadline: std::time::Instant) {
     let deadline = deadline.max(std::time::Instant::now() + LOG_LINGER);
-    let journals = all.iter().filter_map(|entry| entry.plan.journal.as_ref());
+    let journals = all.iter().filter_map(|plan| plan.journal.as_ref());
     journals.for_each(|journal| journal.end(deadline));
 }
 

@@ -23,6 +23,15 @@ pub trait Steer: Send + Sync {
     /// Where each of the rules that [`Self::replace`] was given last is compared, in their order.
     fn places(&self) -> Vec<Place>;
 
+    /// From now on packets that these rules drop are dropped, although the port is not open: as behind a port that was, and for as long
+    /// ([`Self::outlive_port`]). False: they drop nothing, or the device cannot do that without a port.
+    ///
+    /// # Errors
+    /// When the device is gone, or refuses it.
+    fn precede_port(&self) -> Result<bool, PortError> {
+        Ok(false)
+    }
+
     /// With `stay` packets that these rules drop go on to be dropped when the port is closed, until there is another port in its place, or
     /// this is taken back. Whether that is so at this moment: the port is closed, and its rules are in force.
     fn outlive_port(&self, stay: bool) -> bool {

@@ -35,4 +35,5 @@ mod steering;
 
 pub use config::{Match, Mode, Pinning, XdpConfig};
 pub use links::{Link, watch};
+pub use pin::{own_pins, remove_left};
 pub use port::XdpPort;

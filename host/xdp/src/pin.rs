@@ -1,4 +1,5 @@
-//! Where the link of an XDP program is pinned: `weir/INTERFACE-NAMESPACE/link` on a bpffs.
+//! Where the link of an XDP program is pinned: `weir/INTERFACE-NAMESPACE/link` on a bpffs. Beside it `owner` says whose it is, a symbolic
+//! link, because a bpffs has no files.
 //!
 //! The directory is locked (flock(2)) by the process whose program it is, so that a living host's program is told from one
 //! that a crashed host left; whoever removes it has its lock, and whoever gets the lock looks whether it is still there. Knows
@@ -7,8 +8,9 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -19,11 +21,16 @@ use rustix::io::Errno;
 const USUAL: &str = "/sys/fs/bpf";
 /// The directory of all interfaces there.
 const ALL: &str = "weir";
+/// Says whose a pin is, beside it.
+const SIGNATURE: &str = "owner";
 /// `BPF_FS_MAGIC`
 const BPFFS: u32 = 0xcafe_4a11;
 /// Times that a lock is tried, and the time between: this process may be about to let go of it.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whose the pins of this process are.
+static OWNER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Where the XDP program is pinned, so that it outlives a crash of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +73,7 @@ impl Pin {
         match make_and_lock(&directory, TRIES) {
             Ok(lock) => {
                 remove_orphans(&root.join(ALL));
+                sign(&directory);
                 Ok(Self { directory, _lock: lock })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Unpinned::Held),
@@ -85,20 +93,76 @@ impl Pin {
 
     /// Removes the link's pin, if there is one. What cannot be removed is taken over by the next host.
     pub(crate) fn remove(&self) {
-        match fs::remove_file(self.link()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("{} cannot be removed: {error}", self.link().display());
-            }
-            _ => {}
-        }
+        remove(&self.link());
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
         // It stays if a link is in it.
-        let _ = fs::remove_dir(&self.directory);
+        if !self.link().exists() {
+            discard(&self.directory);
+        }
     }
+}
+
+/// Whose this process's pins are from now on: what only one process at a time has, the store of a host. Once.
+pub fn own_pins(owner: &Path) {
+    let owner = owner.canonicalize().unwrap_or_else(|_| owner.to_owned());
+    let _ = OWNER.set(owner);
+}
+
+/// Removes the programs that are pinned on this bpffs, are of the same owner as this process's ([`own_pins`]), and that no process has: a
+/// host has crashed, and nothing has taken them over. The answer is where they were pinned.
+#[must_use]
+pub fn remove_left(pinning: &Pinning) -> Vec<PathBuf> {
+    let (Ok(root), Some(owner)) = (root(pinning), OWNER.get()) else { return Vec::new() };
+    let mut left = Vec::new();
+    for directory in directories(&root.join(ALL)) {
+        let Ok(_lock) = lock(&directory, 1) else { continue };
+        if fs::read_link(directory.join(SIGNATURE)).is_ok_and(|of| of == *owner) {
+            let link = directory.join("link");
+            let is_there = link.exists();
+            discard(&directory);
+            if is_there {
+                left.push(link);
+            }
+        }
+    }
+    left
+}
+
+/// Says in a directory that is this process's whose it is.
+fn sign(directory: &Path) {
+    let signature = directory.join(SIGNATURE);
+    let _ = fs::remove_file(&signature);
+    if let Some(owner) = OWNER.get()
+        && let Err(error) = symlink(owner, &signature)
+    {
+        tracing::debug!("{}: {error}", signature.display());
+    }
+}
+
+/// Removes a directory whose lock this process has, and what is in it.
+fn discard(directory: &Path) {
+    remove(&directory.join("link"));
+    remove(&directory.join(SIGNATURE));
+    // What cannot be removed stays for the next host.
+    let _ = fs::remove_dir(directory);
+}
+
+fn remove(file: &Path) {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("{} cannot be removed: {error}", file.display());
+        }
+        _ => {}
+    }
+}
+
+/// Those of interfaces.
+fn directories(all: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(all).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Whether this program on an interface is one that a crashed host left there.
@@ -162,14 +226,13 @@ fn own(directory: &Path) -> Result<(), String> {
 
 /// Removes the pins of hosts that have crashed whose interfaces are gone: nobody else will, and each keeps a program with all its maps.
 fn remove_orphans(all: &Path) {
-    for directory in fs::read_dir(all).into_iter().flatten().flatten().map(|entry| entry.path()) {
+    for directory in directories(all) {
         let Ok(_lock) = lock(&directory, 1) else { continue };
         let pinned = directory.join("link");
         let link = PinnedLink::from_pin(&pinned).ok().map(FdLink::from);
         if link.is_some_and(|link| interface_of(&link) == Some(0)) {
             tracing::info!("{} is removed: its interface is gone", pinned.display());
-            // What cannot be removed stays for the next host.
-            let _ = fs::remove_file(&pinned).and_then(|()| fs::remove_dir(&directory));
+            discard(&directory);
         }
     }
 }

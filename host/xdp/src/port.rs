@@ -20,7 +20,6 @@ use crate::config::XdpConfig;
 use crate::error;
 use crate::inspector::Inspector;
 use crate::interface::{Change, Interface, Watch};
-use crate::maps::Maps;
 use crate::program::{self, Claim, Program};
 use crate::socket::{self, Socket};
 use crate::steering::Steering;
@@ -125,8 +124,7 @@ impl XdpPort {
             return Err(refused(error::of_program(&busy, &config.interface, &interface)));
         }
         let statistics = PortStatistics::default();
-        let steering =
-            Steering::new(name, program::key(&interface), &config.interface, config.queue, rules);
+        let steering = Steering::new(name, &interface, config.clone(), rules);
         let inspector = Inspector::new(&config, Some(Arc::clone(&steering)));
         Ok(Self {
             name: name.to_owned(),
@@ -254,20 +252,7 @@ impl Live {
         let watch = Watch::new(interface.index).map_err(untold)?;
         // From here on it is told what changes.
         let down = Interface::find(name).map_err(untold)?.is_none_or(|now| !now.is_live());
-        let (table, mut not_taken) = (steering.table(), None);
-        let prepare = |maps: &Maps| {
-            // What is steered is decided from the first packet on, also before anybody reads the port; and nothing else any more.
-            let claimed = steering.claim(maps, &table);
-            not_taken = claimed.and_then(|()| maps.steer(config.queue, &table)).err();
-            steering.bring_others(maps);
-        };
-        steering.let_go_of_gone();
-        let claim = Program::on(interface, config, prepare)
-            .map_err(|refused| error::of_program(&refused, name, interface))?;
-        claim.program().maps().open(config.queue, config.first_queue()).map_err(|error| {
-            format!("the XDP program of {name} does not take the queue's number: {error}")
-        })?;
-        steering.opened(claim.program(), &table, not_taken);
+        let claim = steering.attach(interface)?;
         let socket = Socket::new(interface.index, config, pool).map_err(|failed| {
             steering.closing(true);
             error::of_socket(&failed, config, Some(pool))

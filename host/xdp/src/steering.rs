@@ -10,9 +10,11 @@ use weir_port::{OffloadedRules, Place, PortError, Steer};
 use weir_steering::{Rule, Target};
 use weir_xdp_layout::{Fields, Rules, TABLE_MAX, TO_KERNEL, TO_NOWHERE, TO_SOCKET, TUPLES_MAX};
 
+use crate::config::XdpConfig;
 use crate::error;
+use crate::interface::Interface;
 use crate::maps::Maps;
-use crate::program::{Key, Program};
+use crate::program::{self, Claim, Key, Program};
 
 /// Entries of one table: another may replace it while it is in force.
 pub(crate) const ENTRIES_MAX: usize = TABLE_MAX as usize / 2;
@@ -117,9 +119,7 @@ static ALL: Mutex<Vec<Weak<Steering>>> = Mutex::new(Vec::new());
 pub(crate) struct Steering {
     name: String,
     interface: Key,
-    /// The interface's name.
-    interface_name: String,
-    queue: u32,
+    config: XdpConfig,
     /// What the queue claims.
     claims: Rules,
     state: Mutex<State>,
@@ -160,21 +160,19 @@ impl State {
 
 impl fmt::Debug for Steering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Steering").field("queue", &self.queue).finish_non_exhaustive()
+        f.debug_struct("Steering").field("queue", &self.config.queue).finish_non_exhaustive()
     }
 }
 
 impl Steering {
     pub(crate) fn new(
         name: &str,
-        interface: Key,
-        interface_name: &str,
-        queue: u32,
+        interface: &Interface,
+        config: XdpConfig,
         claims: Rules,
     ) -> Arc<Self> {
-        let (name, interface_name) = (name.to_owned(), interface_name.to_owned());
-        let state = Mutex::default();
-        let steering = Self { name, interface, interface_name, queue, claims, state };
+        let (name, interface, state) = (name.to_owned(), program::key(interface), Mutex::default());
+        let steering = Self { name, interface, config, claims, state };
         let steering = Arc::new(steering);
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|steering| steering.strong_count() > 0);
@@ -184,46 +182,68 @@ impl Steering {
 
     /// Gives a program that is not attached yet the rules of the interface's other queues, whose ports come behind this one: until then
     /// the kernel would have what they drop.
-    pub(crate) fn bring_others(&self, maps: &Maps) {
+    fn bring_others(&self, maps: &Maps) {
         let others = all().into_iter();
-        let others =
-            others.filter(|other| other.interface == self.interface && other.queue != self.queue);
+        let others = others.filter(|other| {
+            other.interface == self.interface && other.config.queue != self.config.queue
+        });
         for other in others {
             let mut state = other.state();
             if let Some(table) = state.table.clone().filter(|_| state.waits) {
                 let given = other.claim(maps, &table);
                 // What is refused here its own port tells.
-                state.waits = given.and_then(|()| maps.steer(other.queue, &table)).is_err();
+                state.waits = given.and_then(|()| maps.steer(other.config.queue, &table)).is_err();
             }
         }
     }
 
     /// Before the queue gets a table: of a queue that claims nothing nothing is decided, and a port that nobody reads has not claimed yet.
-    pub(crate) fn claim(&self, maps: &Maps, table: &Table) -> Result<(), String> {
+    fn claim(&self, maps: &Maps, table: &Table) -> Result<(), String> {
         if table.entries.is_empty() {
             return Ok(());
         }
-        maps.set_rules(self.queue, &self.claims).map_err(|error| error.to_string())
+        maps.set_rules(self.config.queue, &self.claims).map_err(|error| error.to_string())
     }
 
     fn give(&self, program: &Program, table: &Arc<Table>) -> Result<(), String> {
         self.claim(program.maps(), table)?;
-        program.steer(self.queue, table)
+        program.steer(self.config.queue, table)
     }
 
     /// The rules that a program is to have before it is attached, if any.
-    pub(crate) fn table(&self) -> Arc<Table> {
+    fn table(&self) -> Arc<Table> {
         self.state().table.clone().unwrap_or_default()
+    }
+
+    /// Gets the port its queue of the interface's program, which has the port's rules then.
+    pub(crate) fn attach(&self, interface: &Interface) -> Result<Claim, String> {
+        let name = &self.config.interface;
+        let (table, mut not_taken) = (self.table(), None);
+        let prepare = |maps: &Maps| {
+            // What is steered is decided from the first packet on, also before anybody reads the port; and nothing else any more.
+            let claimed = self.claim(maps, &table);
+            not_taken = claimed.and_then(|()| maps.steer(self.config.queue, &table)).err();
+            self.bring_others(maps);
+        };
+        self.let_go_of_gone();
+        let claim = Program::on(interface, &self.config, prepare)
+            .map_err(|refused| error::of_program(&refused, name, interface))?;
+        let opened = claim.program().maps().open(self.config.queue, self.config.first_queue());
+        opened.map_err(|error| {
+            format!("the XDP program of {name} does not take the queue's number: {error}")
+        })?;
+        self.opened(claim.program(), &table, not_taken);
+        Ok(claim)
     }
 
     /// An interface of this name that is there no more has the program yet that earlier ports had on it: it goes, and with it what is
     /// pinned under that name.
-    pub(crate) fn let_go_of_gone(&self) {
+    fn let_go_of_gone(&self) {
         for other in all() {
             let same = other.interface.0 == self.interface.0
-                && other.interface_name == self.interface_name;
+                && other.config.interface == self.config.interface;
             if same && other.interface != self.interface {
-                other.state().let_go(other.queue);
+                other.state().let_go(other.config.queue);
             }
         }
     }
@@ -231,7 +251,7 @@ impl Steering {
     /// The port's rules have taken the place of what an earlier one has left of its own.
     fn succeed(&self) {
         for other in all() {
-            let same = other.interface == self.interface && other.queue == self.queue;
+            let same = other.interface == self.interface && other.config.queue == self.config.queue;
             if same && !std::ptr::eq(&raw const *other, self) {
                 let mut state = other.state();
                 if state.kept.take().is_some() {
@@ -242,12 +262,7 @@ impl Steering {
     }
 
     /// The port has this program now, which has got this table, or refused it.
-    pub(crate) fn opened(
-        &self,
-        program: &Arc<Program>,
-        given: &Arc<Table>,
-        refused: Option<String>,
-    ) {
+    fn opened(&self, program: &Arc<Program>, given: &Arc<Table>, refused: Option<String>) {
         self.succeed();
         let mut state = self.state();
         state.program = Arc::downgrade(program);
@@ -269,12 +284,12 @@ impl Steering {
             && drops
             && state.refused.is_none()
             && let Some(program) = state.program.upgrade()
-            && program.maps().close(self.queue).is_ok()
+            && program.maps().close(self.config.queue).is_ok()
         {
             // The socket leaves its map when it is closed: what was for it goes to the kernel.
             state.kept = Some(program);
         } else {
-            state.forget(self.queue);
+            state.forget(self.config.queue);
         }
     }
 
@@ -304,7 +319,7 @@ impl Steering {
 impl Drop for Steering {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.let_go(self.queue);
+        state.let_go(self.config.queue);
     }
 }
 
@@ -327,7 +342,7 @@ impl Steer for Steering {
         state.table = Some(Arc::clone(&table));
         state.refused = None;
         if !table.drops() {
-            state.let_go(self.queue);
+            state.let_go(self.config.queue);
         }
         let program = state.program.upgrade();
         state.waits = program.is_none();
@@ -354,8 +369,9 @@ impl Steer for Steering {
         let full: Arc<str> = limits().into();
         let full_for_kernel: Arc<str> =
             format!("{full}; without `kernel` at the port its packets are dropped").into();
-        let flows =
-            program.map(|program| program.maps().flows(self.queue, table)).unwrap_or_default();
+        let flows = program
+            .map(|program| program.maps().flows(self.config.queue, table))
+            .unwrap_or_default();
         let place = |rule: &Option<(u32, Target)>| match rule {
             None => Place::Nowhere,
             Some((_, Target::Chain(_))) => Place::Behind(None),
@@ -372,11 +388,27 @@ impl Steer for Steering {
         table.given.iter().map(place).collect()
     }
 
+    fn precede_port(&self) -> Result<bool, PortError> {
+        if !self.table().drops() {
+            return Ok(false);
+        }
+        let refused = |problem: String| error::device(&self.name, problem);
+        let interface = Interface::find(&self.config.interface).ok().flatten();
+        let interface = interface.filter(|found| program::key(found) == self.interface);
+        let interface = interface.ok_or_else(|| refused(error::gone(&self.config.interface)))?;
+        let claim = self.attach(&interface).map_err(refused)?;
+        self.state().stays = true;
+        // As if the port had been open.
+        self.closing(true);
+        drop(claim);
+        Ok(self.state().kept.is_some())
+    }
+
     fn outlive_port(&self, stay: bool) -> bool {
         let mut state = self.state();
         state.stays = stay;
         if !stay {
-            state.let_go(self.queue);
+            state.let_go(self.config.queue);
         }
         state.kept.is_some()
     }

@@ -25,10 +25,10 @@ use self::open::{
     Opened, check_captures, check_devices, dpdk_devices, hardware_address, is_on_vf, located, open,
     problem, start_dpdk, xdp,
 };
-pub(super) use self::open::{interface, room_bytes};
+pub(super) use self::open::{interface, queue_of, room_bytes};
 use super::crossing::Shape;
 use super::links;
-use crate::warnings;
+use crate::{queues, warnings};
 
 /// The port of a chain that has none.
 const NONE: &str = "none";

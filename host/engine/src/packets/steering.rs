@@ -78,6 +78,18 @@ impl Steering {
         }
     }
 
+    /// The ports of a tenant's chain that is at this port, or is to be.
+    pub(super) fn ends_at(
+        &self,
+        tenant: &Name,
+        port: &Name,
+    ) -> Option<(Option<Name>, Option<Name>)> {
+        let chains = self.chains();
+        let mut here = chains.iter().filter(|(id, _)| id.tenant == *tenant).map(|(_, ends)| ends);
+        let at = here.find(|Ends(from, to)| [from, to].contains(&&Some(port.clone())))?;
+        Some((at.0.clone(), at.1.clone()))
+    }
+
     /// What concerns packets between these ports out of a tenant's rules.
     fn compile(&self, tenant: &Name, shape: &Shape, rules: &[SteeringRule]) -> CompiledSteering {
         let number = |name: &Name| {
@@ -110,6 +122,14 @@ impl Prepared {
         }
     }
 
+    /// Whether packets of the port with this number are dropped.
+    pub(super) fn drops_at(&self, number: u16) -> bool {
+        let drops = |rule: &Rule| {
+            rule.target == Target::Drop && rule.port.is_none_or(|port| port == number)
+        };
+        self.before.iter().any(drops)
+    }
+
     /// Whether no rule concerns the crossing.
     pub(super) fn is_empty(&self) -> bool {
         self.compiled.rules.is_empty()
@@ -139,6 +159,7 @@ impl Packets {
             // What comes for a chain goes to the kernel in any case.
             self.prepare_steering(tenant, &shape, true).give([(number, device)].iter());
         }
+        self.guard();
         Ok(pause)
     }
 
@@ -264,6 +285,34 @@ impl Packets {
             });
             for (number, port, reaches_kernel) in to_kernel.collect::<Vec<_>>() {
                 crossing.tell_places(number, &port, reaches_kernel, &rules, &mut statuses);
+            }
+        }
+        let kept = self.ports().kept(tenant);
+        for Kept { shape, number, device } in kept {
+            let port = if number == 0 { &shape.from } else { &shape.to };
+            let Some(port) = port else { continue };
+            let written = self.steering.compile(tenant, &shape, &rules).written;
+            for (place, written) in device.places().into_iter().zip(written) {
+                let written = written as usize;
+                let drops = rules.get(written).is_some_and(|rule| rule.to == Some(SteerTo::Drop));
+                if let (Place::Before { flows, packets }, true) = (place, drops)
+                    && let Some(status) = statuses.get_mut(written)
+                {
+                    status.flows += flows.unwrap_or(0);
+                    let told = |place: &&mut RulePlace| place.port == *port;
+                    if let Some(other) = status.places.iter_mut().find(told) {
+                        // Of another queue.
+                        other.packets = sum(other.packets, packets);
+                        continue;
+                    }
+                    status.places.push(RulePlace {
+                        port: port.clone(),
+                        at: device.kind().to_owned(),
+                        reason: None,
+                        packets,
+                        dropped: None,
+                    });
+                }
             }
         }
         statuses

@@ -343,7 +343,7 @@ mod tests {
         let (path, mut reader) = fifo(directory.path());
         let journal = Journal::start(&path).unwrap();
         journal.write(lines(1000), 1000);
-        until("it is written", || matches!(reader.by_ref().read(&mut [0; 100]), Ok(100)));
+        until("it is written", || matches!(Read::read(&mut &reader, &mut [0; 100]), Ok(100)));
         // The rest does not fit into a pipe.
         thread::sleep(Duration::from_millis(300));
         assert_eq!(journal.lost(), 0);

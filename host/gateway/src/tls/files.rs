@@ -120,8 +120,11 @@ mod tests {
         let (file, fails) = (path.clone(), Arc::new(AtomicBool::new(false)));
         let failing = Arc::clone(&fails);
         let read = Read::new(vec![path.clone()], move || {
-            let broken =
-                |what: &str| GatewayError::Certificate { file: file.clone(), of_key: false, what: what.into() };
+            let broken = |what: &str| GatewayError::Certificate {
+                file: file.clone(),
+                of_key: false,
+                what: what.into(),
+            };
             if failing.load(Ordering::Relaxed) {
                 return Err(broken("too many open files"));
             }

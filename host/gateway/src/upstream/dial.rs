@@ -35,6 +35,11 @@ pub(crate) struct Unconnected {
 }
 
 impl Unconnected {
+    /// TLS was not agreed on.
+    pub(crate) fn by_tls(error: io::Error) -> Self {
+        Self { error, failure: Failure::Tls }
+    }
+
     /// Whether it was for the time.
     pub(crate) fn is_slow(&self) -> bool {
         self.error.kind() == io::ErrorKind::TimedOut

@@ -95,7 +95,7 @@ impl Failed {
         } else if error.is_parse() || error.is_parse_too_large() {
             Self::new(Unanswered::NotHttp)
         } else if let Some(error) = tls::alert(&error) {
-            Self::new(Unanswered::Connect(Some(Unconnected { error, tls: true })))
+            Self::new(Unanswered::Connect(Some(Unconnected::by_tls(error))))
         } else {
             let refusal = Refusal::of(&error);
             // One that had to wait for a stream, hyper tells as a mistake of who sends it.

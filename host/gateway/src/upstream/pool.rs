@@ -416,7 +416,7 @@ impl Upstream {
             let stream = self.shared.add(sender, connection, heard, open).await;
             let ended = "the connection ended before it was known how many streams it may have";
             let stream = stream.map_err(|alert| match alert {
-                Some(error) => Unanswered::Connect(Some(Unconnected { error, tls: true })),
+                Some(error) => Unanswered::Connect(Some(Unconnected::by_tls(error))),
                 None => not_begun(ended),
             });
             Ok((stream?, true))

@@ -182,12 +182,13 @@ fn draining_lets_requests_end_and_closes_what_is_idle() {
         gateway.drain(support::LONG);
     });
     assert_eq!(read_all(&mut idle), "");
+    // Nobody gets in who would not be served.
+    until("connections are refused", || TcpStream::connect(address).is_err());
     assert!(!drained.is_finished());
     go.send(()).unwrap();
     let answer = read_all(&mut busy);
     assert!(answer.contains("connection: close") && answer.ends_with("last"), "{answer}");
     drained.join().unwrap();
-    assert!(TcpStream::connect(address).is_err());
 }
 
 #[test]

@@ -18,9 +18,9 @@ use weir_control::Control;
 use weir_control::api::{Api, Limits, Peer};
 use weir_control::engine::{
     Bucket, CarrierStatus, CertificateStatus, ChainId, ChainStatus, Deployment, Drained, Engine,
-    EngineError, EngineEvent, EngineStatus, EventSink, FileStatus, FunctionLog, FunctionStatus, Health,
-    ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, Reasons, RulePlace,
-    RuleStatus, Sample, SwapDirection, Tap, TrialKind, TrialStatus, UpstreamStatus,
+    EngineError, EngineEvent, EngineStatus, EventSink, FileStatus, FunctionLog, FunctionStatus,
+    Health, ListenerStatus, LogLine, MemberStatus, PoolStatus, PortStatus, Published, Reasons,
+    RulePlace, RuleStatus, Sample, SwapDirection, Tap, TrialKind, TrialStatus, UpstreamStatus,
 };
 use weir_control::store::Store;
 use weir_spec::{

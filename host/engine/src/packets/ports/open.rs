@@ -343,11 +343,17 @@ fn open_memory(config: &weir_spec::Port, lanes: usize) -> Result<Vec<Box<dyn Por
 }
 
 fn open_xdp(config: &weir_spec::Port, lane: usize, alone: bool) -> Result<Box<dyn Port>> {
+    let queue = queue_of(config, u16::try_from(lane)?, alone);
+    Ok(Box::new(XdpPort::open(config.name.as_str(), queue)?))
+}
+
+/// What one of an `xdp` port's queues is to be like, counted from its first.
+pub(in super::super) fn queue_of(config: &weir_spec::Port, lane: u16, alone: bool) -> XdpConfig {
     let mut xdp = xdp(config);
     xdp.first_queue = Some(xdp.queue);
     xdp.alone = alone;
-    xdp.queue += u32::try_from(lane)?;
-    Ok(Box::new(XdpPort::open(config.name.as_str(), xdp)?))
+    xdp.queue += u32::from(lane);
+    xdp
 }
 
 pub(super) fn xdp(config: &weir_spec::Port) -> XdpConfig {
