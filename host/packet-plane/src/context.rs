@@ -231,7 +231,8 @@ impl Context {
 
     /// Where the pool and the rest stand, for everybody to read.
     pub(crate) fn publish(&mut self) {
-        self.ledger.shared.publish(&self.ledger.counters, self.pool.accounting());
+        let Ledger { shared, counters, .. } = &self.ledger;
+        self.ledger.unpublished = !shared.publish(counters, self.pool.accounting());
     }
 
     /// True while packets are under way or held.

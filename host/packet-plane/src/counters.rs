@@ -1,6 +1,6 @@
 //! What a lane counts: plain numbers on the hot path, published to everybody at the end of a turn.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use weir_chain::board::Usage;
 use weir_layout::{VERDICT_NAMES, Verdict};
@@ -280,18 +280,28 @@ impl Counters {
 pub struct Shared(Mutex<(Counters, Accounting)>);
 
 impl Shared {
-    /// Called once a turn; a reader in the middle of copying makes the lane skip that turn, not wait.
-    pub(crate) fn publish(&self, counters: &Counters, pool: Accounting) {
-        if let Ok(mut shared) = self.0.try_lock() {
-            shared.0.clone_from(counters);
-            shared.1 = pool;
-        }
+    /// Called once a turn; a reader in the middle of copying makes the lane skip that turn, not wait. Whether it was done.
+    pub(crate) fn publish(&self, counters: &Counters, pool: Accounting) -> bool {
+        let mut shared = match self.0.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(shared)) => shared.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        shared.0.clone_from(counters);
+        shared.1 = pool;
+        true
     }
 
     /// The counts, at most a turn old.
     #[must_use]
     pub fn read(&self) -> (Counters, Accounting) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A reader in the middle of copying.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> std::sync::MutexGuard<'_, (Counters, Accounting)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -302,7 +302,7 @@ impl Lane {
     pub fn settle(&mut self) -> Option<Duration> {
         let next = self.context_mut().settle();
         self.publish_counters();
-        next
+        earlier(next, self.ledger().publish_again())
     }
 
     /// Appends the descriptors that are readable when a port has something.

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_layout::BURST_MAX;
 use weir_pool::Packet;
 
+use super::ports::ASK_AGAIN;
 use crate::counters::{Counters, DropReason, Shared};
 use crate::observer::Observers;
 use crate::owned::Ownership;
@@ -52,6 +54,8 @@ pub(crate) struct Ledger {
     pub(crate) instance: u64,
     pub(crate) counters: Counters,
     pub(crate) shared: Arc<Shared>,
+    /// A reader was in the way when the counters were to be published last.
+    pub(crate) unpublished: bool,
     /// The next time that the lane has to look after a function; 0: never.
     pub(crate) timer: u64,
     /// What of the chain's packets goes up to the kernel's stack.
@@ -73,10 +77,16 @@ impl Ledger {
             instance: 0,
             counters: Counters::new(names),
             shared: Arc::default(),
+            unpublished: false,
             timer: 0,
             upward: None,
             observers: Observers::default(),
             sampler: Sampler::default(),
         }
+    }
+
+    /// When the counters are to be published once more: nobody would see the last packets before the next one comes.
+    pub(crate) fn publish_again(&self) -> Option<Duration> {
+        self.unpublished.then_some(ASK_AGAIN)
     }
 }

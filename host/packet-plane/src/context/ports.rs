@@ -7,8 +7,8 @@ use weir_port::{PortError, Received, monotonic};
 
 use super::{Arrived, Clock, Context, Entry, FROM, Got, Pause};
 
-/// When to ask a port again that does not say when it has something.
-const ASK_AGAIN: Duration = Duration::from_millis(1);
+/// When to ask a port again that does not say when it has something, or a reader of counters who was in the way.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Of a packet that came in by this port.
 pub(super) fn metadata(port: usize, hash: u32) -> Metadata {
