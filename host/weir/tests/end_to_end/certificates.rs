@@ -137,23 +137,23 @@ fn what_is_revoked_and_what_cannot_be_read_is_told() {
 fn a_host_starts_without_the_directory_of_a_log_and_says_so() {
     let server = Server::start();
     let directory = tempfile::tempdir().expect("a directory");
-    let log = "[listener.log]\nfile = \"log/web.log\"";
+    let log = "[listener.log]\nfile = \"logs/web.log\"";
     let text = config(&format!("upstream = [\"127.0.0.1:{}\"]\n{log}", server.port));
     let mut host = Host::start_in(directory, &text);
     let checked = weir(host.directory.path(), &["run", "--check"]);
     assert_eq!(checked.status, Some(0), "{}", checked.err);
     let note = "note: listener web: requests would not be written down before";
-    assert!(checked.out.contains(note) && checked.out.contains("log/web.log"), "{}", checked.out);
+    assert!(checked.out.contains(note) && checked.out.contains("logs/web.log"), "{}", checked.out);
     host.wait_for("it is told", |host| host.log().contains("requests are not written down"));
     let problem = host.json(&["status"])["config_problem"].to_string();
-    assert!(problem.contains("listener web:") && problem.contains("log/web.log"), "{problem}");
+    assert!(problem.contains("listener web:") && problem.contains("logs/web.log"), "{problem}");
     let url = format!("http://{}/", address(&host, 0));
     assert_eq!(curl(&[&url]).0, 200);
-    fs::create_dir(host.path("log")).expect("made");
+    fs::create_dir(host.path("logs")).expect("made");
     host.wait_for("it is found", |host| host.json(&["status"])["config_problem"].is_null());
     curl(&[&url]);
     host.wait_for("it is written", |host| {
-        fs::read_to_string(host.path("log/web.log")).is_ok_and(|text| text.lines().count() == 1)
+        fs::read_to_string(host.path("logs/web.log")).is_ok_and(|text| text.lines().count() == 1)
     });
     assert_eq!(weir(host.directory.path(), &["run", "--check"]).out, "weir.toml: all right\n");
 }
