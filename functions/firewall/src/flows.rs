@@ -35,25 +35,8 @@ pub(crate) struct Sight<K> {
     pub(crate) swapped: bool,
     pub(crate) protocol: u8,
     pub(crate) flags: u8,
-}
-
-/// Of a TCP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Numbers {
-    sequence: u32,
-    acknowledged: u32,
-}
-
-impl Numbers {
-    /// Of the whole header at `l4`.
-    #[inline(always)]
-    pub(crate) fn of(frame: &[u8], l4: usize) -> Self {
-        let number = |at: usize| {
-            let bytes = frame.get(at..).and_then(|rest| rest.first_chunk());
-            bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
-        };
-        Self { sequence: number(l4 + 4), acknowledged: number(l4 + 8) }
-    }
+    /// TCP's acknowledgement number.
+    pub(crate) acknowledged: u32,
 }
 
 /// What the table says about a packet.
@@ -96,12 +79,12 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         self.map.look_ahead(probes);
     }
 
-    /// Looks a packet up and moves its flow on. `numbers` are asked of TCP segments only.
+    /// Looks a packet up and moves its flow on. `sequence`, TCP's number, is asked of few.
     #[inline(always)]
     pub(crate) fn see(
         &mut self,
         sight: &Sight<K>,
-        numbers: impl FnOnce() -> Numbers,
+        sequence: impl FnOnce() -> u32,
         probe: Probe,
         now: u32,
         clock: &Clock,
@@ -124,23 +107,16 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
             let step = if !tcp {
                 life.datagram(side);
                 Step::Pass
+            } else if stage == Stage::Established && plain(sight.flags) {
+                entry.expected[side as usize] = sight.acknowledged;
+                Step::Pass
+            } else if life.doubts(sight.flags, sequence, entry.expected[1 - side as usize]) {
+                Step::Doubtful
             } else {
-                let numbers = numbers();
-                if stage == Stage::Established && plain(sight.flags) {
-                    entry.expected[side as usize] = numbers.acknowledged;
-                    Step::Pass
-                } else if life.doubts(
-                    sight.flags,
-                    numbers.sequence,
-                    entry.expected[1 - side as usize],
-                ) {
-                    Step::Doubtful
-                } else {
-                    if acknowledges(sight.flags) {
-                        entry.expected[side as usize] = numbers.acknowledged;
-                    }
-                    life.segment(side, sight.flags)
+                if acknowledges(sight.flags) {
+                    entry.expected[side as usize] = sight.acknowledged;
                 }
+                life.segment(side, sight.flags)
             };
             match step {
                 Step::Pass | Step::Doubtful => {

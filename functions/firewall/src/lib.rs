@@ -22,7 +22,7 @@ use weir_sdk::prelude::*;
 use weir_translate::is_icmp_error;
 
 use classifier::Fields;
-use flows::{Flows, Known, Numbers, Sight};
+use flows::{Flows, Known, Sight};
 use fragments::{Fragments, Later};
 use quotation::Quotation;
 use reject::{Budget, Rejected};
@@ -52,6 +52,8 @@ pub mod reason {
     pub const NON_IP: u32 = 6;
 }
 
+/// Where the acknowledgement number of a plain packet of TCP lies.
+const ACKNOWLEDGED: usize = Plain::L4 + 8;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
 /// Lines a second that rules may log.
@@ -217,7 +219,9 @@ impl Function for Firewall {
             *sight = Plain::of(frame).map(|plain| {
                 let (key, swapped) = plain.flow.ordered();
                 *probe = self.hasher.hash(&key).into();
-                Sight { key, swapped, protocol: key.protocol(), flags: plain.tcp_flags }
+                let (protocol, flags) = (key.protocol(), plain.tcp_flags);
+                let acknowledged = number(frame, ACKNOWLEDGED);
+                Sight { key, swapped, protocol, flags, acknowledged }
             });
         }
         self.v4.look_ahead(&mut self.probes[..burst.len()]);
@@ -229,8 +233,8 @@ impl Function for Firewall {
             let (sight, probe) = (&burst_of.0[i], burst_of.1[i]);
             let known = match sight {
                 Some(sight) => {
-                    let numbers = || Numbers::of(burst.data(i), Plain::L4);
-                    self.v4.see(sight, numbers, probe, now, &self.clock, self.loose)
+                    let sequence = || number(burst.data(i), Plain::L4 + 4);
+                    self.v4.see(sight, sequence, probe, now, &self.clock, self.loose)
                 }
                 None => Known::New,
             };
@@ -275,6 +279,13 @@ impl Function for Firewall {
             self.show_flows();
         }
     }
+}
+
+/// A number of TCP's header; of what has none, anything.
+#[inline(always)]
+fn number(frame: &[u8], at: usize) -> u32 {
+    let bytes = frame.get(at..).and_then(|rest| rest.first_chunk());
+    bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// A packet's place among the flows of its version of IP, with the key's hash; none when it is no part of any.
@@ -336,13 +347,13 @@ impl Firewall {
             return self.discovery(&headers, fields, direction, nanos);
         }
         let sighted = self.sight(frame, &headers, message);
-        let numbers = || Numbers::of(frame, headers.l4);
+        let sequence = || number(frame, headers.l4 + 4);
         let known = match &sighted {
             Sighted::V4(sight, hash) => {
-                self.v4.see(sight, numbers, (*hash).into(), now, &self.clock, self.loose)
+                self.v4.see(sight, sequence, (*hash).into(), now, &self.clock, self.loose)
             }
             Sighted::V6(sight, hash) => {
-                self.v6.see(sight, numbers, (*hash).into(), now, &self.clock, self.loose)
+                self.v6.see(sight, sequence, (*hash).into(), now, &self.clock, self.loose)
             }
             Sighted::Alone => Known::New,
         };
@@ -367,20 +378,21 @@ impl Firewall {
         let Some((from_port, to_port)) = ports else { return Sighted::Alone };
         let (protocol, flags) = (headers.protocol, headers.tcp_flags);
         let vlans = headers.vlans(frame);
+        let acknowledged = number(frame, headers.l4 + 8);
         match headers.addresses {
             Addresses::V4 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV4::canonical(from, to, protocol);
                 let key = key.within(vlans);
                 let hash = self.hasher.hash(&key);
-                Sighted::V4(Sight { key, swapped, protocol, flags }, hash)
+                Sighted::V4(Sight { key, swapped, protocol, flags, acknowledged }, hash)
             }
             Addresses::V6 { source, destination } => {
                 let (from, to) = ((source, from_port), (destination, to_port));
                 let (key, swapped) = FlowV6::canonical(from, to, protocol);
                 let key = key.within(vlans);
                 let hash = self.hasher.hash(&key);
-                Sighted::V6(Sight { key, swapped, protocol, flags }, hash)
+                Sighted::V6(Sight { key, swapped, protocol, flags, acknowledged }, hash)
             }
         }
     }

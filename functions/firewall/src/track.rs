@@ -299,9 +299,9 @@ impl Life {
 
     /// True for an RST of an open connection with another sequence number than the one that its receiver expects. (RFC 5961, section
     /// 3.2: a receiver then asks its sender, who answers with the right one, if he meant it.)
-    pub(crate) fn doubts(self, flags: u8, sequence: u32, expected: u32) -> bool {
+    pub(crate) fn doubts(self, flags: u8, sequence: impl FnOnce() -> u32, expected: u32) -> bool {
         let open = matches!(self.stage, Stage::Established | Stage::FinWait | Stage::Reset);
-        flags & RST != 0 && open && sequence != expected
+        flags & RST != 0 && open && sequence() != expected
     }
 
     fn reset(&mut self, side: Side) -> Step {
