@@ -44,6 +44,23 @@ const fn half() -> usize {
     50
 }
 
+impl Config {
+    /// # Errors
+    /// When a number makes no sense.
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+        if self.base_seconds == 0 || self.base_seconds > self.max_seconds {
+            return Err(format!(
+                "outlier: base-seconds {} has to be from 1 to max-seconds, which is {}",
+                self.base_seconds, self.max_seconds
+            ));
+        }
+        if self.max_percent > 100 {
+            return Err(format!("outlier: max-percent {} is more than 100", self.max_percent));
+        }
+        Ok(())
+    }
+}
+
 /// How a request went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Result {
@@ -64,7 +81,7 @@ struct Health {
     good_since: u64,
 }
 
-/// What is known of all upstreams.
+/// What is known of a group's upstreams.
 #[derive(Debug)]
 pub(crate) struct Outliers {
     config: Config,
@@ -73,19 +90,8 @@ pub(crate) struct Outliers {
 }
 
 impl Outliers {
-    /// # Errors
-    /// When a number makes no sense.
-    pub(crate) fn new(config: Config, upstreams: usize) -> std::result::Result<Self, String> {
-        if config.base_seconds == 0 || config.base_seconds > config.max_seconds {
-            return Err(format!(
-                "outlier: base-seconds {} has to be from 1 to max-seconds, which is {}",
-                config.base_seconds, config.max_seconds
-            ));
-        }
-        if config.max_percent > 100 {
-            return Err(format!("outlier: max-percent {} is more than 100", config.max_percent));
-        }
-        Ok(Self { config, health: vec![Health::default(); upstreams], ejected: 0 })
+    pub(crate) fn new(config: Config, upstreams: usize) -> Self {
+        Self { config, health: vec![Health::default(); upstreams], ejected: 0 }
     }
 
     /// Whether this upstream gets nothing now. An ejection that is over ends here.

@@ -4,6 +4,8 @@ use weir_sdk::testing::{Message, MessageHarness, Options, Step};
 
 use super::*;
 
+mod routes;
+
 fn balancer(upstreams: usize, config: Value) -> MessageHarness<Balancer> {
     let ports = (0..upstreams).map(|n| format!("u{n}")).collect();
     let options = Options { room_bytes: 16_384, rooms: 16, ports, ..Options::default() };
@@ -309,6 +311,7 @@ fn mistakes_are_named() {
         (json!({"outlier": {"max-percent": 101}}), "101"),
         (json!({"outlier": {"base-seconds": 0}}), "base-seconds"),
         (json!({"policy": "random"}), "random"),
+        (json!({"sticky": false}), "sticky: invalid type"),
     ] {
         let error = refused(config);
         assert!(error.contains(part), "{error}");
