@@ -189,7 +189,7 @@ impl PathMatch {
     fn read(written: (Option<String>, Option<String>)) -> Result<Self, String> {
         let check = |key: &str, path: &str| {
             check_path(path).map_err(|error| format!("{key}: {error}"))?;
-            match path.chars().find(|c| !c.is_ascii_graphic()) {
+            match path.chars().find(|c| c.is_ascii_whitespace() || c.is_ascii_control()) {
                 Some(c) => Err(format!(
                     "{key}: \"{path}\" has {c:?}, which no path has: write it as clients send it, such as %20 for a \
                      space"

@@ -211,6 +211,59 @@ fn lb_takes_turns_and_keeps_clients_where_they_are() {
 }
 
 #[test]
+fn lb_routes_by_host_and_path() {
+    let servers = [Server::start(), Server::start(), Server::start()];
+    let name = |server: &Server| format!("[{{ name = \"127.0.0.1:{}\" }}]", server.port);
+    let routes = format!(
+        "routes = [\n\
+         {{ host = \"*.example.com\", path-prefix = \"/v2\", upstreams = {} }},\n\
+         {{ path-prefix = \"/api\", method = [\"GET\", \"POST\"], upstreams = {} }},\n]\n",
+        name(&servers[0]),
+        name(&servers[1]),
+    );
+    let rest = format!("upstreams = {}\n", name(&servers[2]));
+    let all: Vec<&Server> = servers.iter().collect();
+    let host = host_with("http-lb", &format!("{rest}{routes}"), "http", &all);
+    let ask = |method: &str, authority: &str, path: &str| {
+        let field = format!("host: {authority}");
+        curl(&["--path-as-is", "--request", method, "--header", &field, &url(&host, path)])
+    };
+    for (method, authority, path, server) in [
+        ("GET", "API.example.com:8080", "/v2/x?y", 0),
+        ("POST", "api.example.com", "/v2", 0),
+        ("GET", "api.example.com", "/v20", 2),
+        ("GET", "example.com", "/v2", 2),
+        ("GET", "example.com", "/api/", 1),
+        ("PUT", "example.com", "/api/", 2),
+        ("GET", "example.com", "/apix", 2),
+        ("GET", "example.com", "//api", 2),
+        ("GET", "example.com", "/%61pi", 2),
+    ] {
+        let (status, text) = ask(method, authority, path);
+        let answered = format!("\"server\": {}", servers[server].port);
+        assert!(status == 200 && text.contains(&answered), "{method} {authority}{path}: {text}");
+    }
+    let apply = |config: &str| {
+        let head = "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"http-lb\"\n[function.config]\n";
+        host.write("c.toml", format!("{head}{config}"));
+        host.weir(&["chain", "apply", "c.toml"])
+    };
+    let more = format!(
+        "\n{{ path = \"/api/x\", method = \"GET\", upstreams = {} }},\n]",
+        name(&servers[2])
+    );
+    let hidden = routes.replace("\n]", &more);
+    let answer = apply(&format!("{rest}{hidden}"));
+    let told = answer.err.contains("no request comes to it, as routes[1] takes all that it would")
+        && answer.err.contains("c.toml:10");
+    assert!(answer.status != Some(0) && told, "{}", answer.err);
+    let answer = apply(&format!("otherwise = \"refuse\"\n{routes}"));
+    assert_eq!(answer.status, Some(0), "{}", answer.err);
+    assert_eq!(ask("GET", "example.com", "/").0, 404);
+    assert_eq!(ask("GET", "example.com", "/api").0, 200);
+}
+
+#[test]
 fn tcp_policy_refuses_by_what_is_spoken() {
     let server = Server::start();
     let config = "default = \"deny\"\nrules = [ { action = \"allow\", protocol = [\"http\"] } ]";
