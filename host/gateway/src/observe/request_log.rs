@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn of_a_batch_that_was_written_in_part_only_the_rest_is_lost() {
         let directory = tempfile::tempdir().unwrap();
-        let (path, mut reader) = fifo(directory.path());
+        let (path, reader) = fifo(directory.path());
         let journal = Journal::start(&path).unwrap();
         journal.write(lines(1000), 1000);
         until("it is written", || matches!(Read::read(&mut &reader, &mut [0; 100]), Ok(100)));
