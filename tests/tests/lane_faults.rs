@@ -191,6 +191,45 @@ fn a_function_that_has_the_engine_fill_its_memory_again_and_again_is_stopped() {
     }
 }
 
+/// Has the engine work for some tenths of a second, once, and does nothing behind it.
+const BULK: &str = "(memory.fill (i32.const 0x10000) (i32.const 7) (i32.const 0x20000000))";
+
+#[test]
+fn a_function_that_ends_with_its_bulk_operation_is_looked_at_and_ends_in_quarantine() {
+    let last = NULL_WITH_BULK.replace("BULK", BULK);
+    let timer = "(call $set-timer (i64.const 1))";
+    let in_tick = module(&each(timer))
+        .replace(r#"#tick") (param i64))"#, &format!(r#"#tick") (param i64) {timer} {BULK})"#));
+    for (what, text) in [("process", module(&last)), ("tick", in_tick)] {
+        for mode in [Mode::Linked, Mode::Separate] {
+            let text = text
+                .replace(r#"(memory (export "memory") 2)"#, r#"(memory (export "memory") 8208)"#);
+            let admitted = weir_sandbox::admit(&upload(&text, "packet-function")).unwrap();
+            let fills = FunctionPlan {
+                memory: 540 << 20,
+                deadline: Duration::from_millis(1),
+                ..function("fills", admitted.into())
+            };
+            let null = function("null", wat_guest::admitted(wat_guest::NULL));
+            let mut rig = Rig::new(ChainPlan { mode, ..plan(vec![fills, null]) });
+            // A second apart, so that each burst is timed.
+            let calls = (0..30).take_while(|second| {
+                push(&mut rig, *second, 1);
+                health(&rig, 0) != Health::Quarantined
+            });
+            assert!(calls.count() < 30, "{what}, {mode:?}");
+            let events = rig.lane.status().lock().unwrap().events.clone();
+            assert!(events.iter().any(|(_, event)| event.contains("deadline")), "{events:?}");
+            let counts = rig.finish();
+            assert_eq!(counts.functions[1].faults, 0, "{what}, {mode:?}: it did nothing");
+        }
+    }
+}
+
+/// A `process` that has nothing behind this.
+const NULL_WITH_BULK: &str =
+    r#"  (func (export "weir:net/packet@0.1.0#process") (param i32) BULK)"#;
+
 #[test]
 fn endless_recursion_is_a_stack_fault() {
     let body = format!(

@@ -119,10 +119,10 @@ impl Gaps {
       (i64.store (i32.const {{SEEN+{seen}}}) (i64.add
         (i64.load (i32.const {{SEEN+{seen}}})) (i64.extend_i32_u (local.get $n))))
 {call}
-      ;; Who looks takes its own time, not the function's.
+      ;; The host looks at the time first: the function is still the one that runs. What follows is not its own.
       (if (i32.load (i32.const {{WATCHED}})) (then
-        (i32.store (i32.const {{POSITION}}) (i32.const -1))
-        (call $look (i32.const {k}) (local.get $n) (i32.const 1))))
+        (call $look (i32.const {k}) (local.get $n) (i32.const 1))
+        (i32.store (i32.const {{POSITION}}) (i32.const -1))))
       (call $settle (i32.const {k}) (local.get $n) (i32.const {writes}) (i32.const {last})))"
         );
     }

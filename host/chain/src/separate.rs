@@ -217,9 +217,11 @@ impl<S: Services> Separate<S> {
         let watched = self.board.get::<u32>(at::WATCHED) != 0;
         if watched {
             lent(services).look(place, count, false);
+            lent(services).time(place, count, false);
         }
         self.call(services, place, count)?;
         if watched {
+            lent(services).time(place, count, true);
             lent(services).look(place, count, true);
         }
         Ok(self.settle(services, place, count, reverse))

@@ -390,12 +390,12 @@ impl Function {
             }
             Ok(Err(error)) => {
                 self.plan.telemetry.fault(&format!("starting anew: {error}"));
-                self.repair(inner, now);
+                self.repair(inner, now, Duration::ZERO);
                 false
             }
             Err(TryRecvError::Empty) => false,
             Err(TryRecvError::Disconnected) => {
-                self.repair(inner, now);
+                self.repair(inner, now, Duration::ZERO);
                 false
             }
         }
@@ -414,7 +414,7 @@ impl Function {
 
     fn break_down(&self, inner: &mut Inner, fault: &Fault) {
         self.note_fault(inner, fault);
-        self.repair(inner, clock::monotonic());
+        self.repair(inner, clock::monotonic(), fault.lost);
     }
 
     fn note_fault(&self, inner: &mut Inner, fault: &Fault) {
@@ -428,8 +428,8 @@ impl Function {
     }
 
     /// Puts it out of order, and has a new instance made meanwhile.
-    fn repair(&self, inner: &mut Inner, now: u64) {
-        inner.record.fault(now);
+    fn repair(&self, inner: &mut Inner, now: u64, lost: Duration) {
+        inner.record.fault(now, lost);
         self.plan.counters.set_health(inner.record.health);
         inner.repair = None;
         if inner.record.health != Health::Quarantined && self.plan.proxy.is_none() {

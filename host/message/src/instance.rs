@@ -318,5 +318,5 @@ impl Instance {
 
 /// A fault by what a function answered.
 pub(crate) fn contract(message: String) -> Fault {
-    Fault { kind: FaultKind::Contract, function: Some(0), message }
+    Fault { kind: FaultKind::Contract, function: Some(0), message, lost: Duration::ZERO }
 }

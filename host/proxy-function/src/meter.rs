@@ -37,7 +37,7 @@ impl Meter {
         let used = Duration::from_nanos(self.stretch.load(Relaxed)) + charged(time, limit);
         self.stretch.store(nanoseconds(used), Relaxed);
         if used > limit {
-            return Err(wasmtime::Error::new(Overdue { limit }));
+            return Err(wasmtime::Error::new(Overdue { limit, lost: Duration::ZERO }));
         }
         self.yielded.store(true, Relaxed);
         Ok(UpdateDeadline::Yield(1))

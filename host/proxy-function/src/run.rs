@@ -218,6 +218,7 @@ fn finished(answered: bool) -> How {
         kind: FaultKind::Contract,
         function: Some(0),
         message: "it ended without a response: response-outparam.set was not called".into(),
+        lost: Duration::ZERO,
     })
 }
 

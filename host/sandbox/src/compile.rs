@@ -203,7 +203,8 @@ impl Sandbox {
 
     /// A store in which limits and deadlines are in force.
     #[must_use]
-    pub fn store<S: Requests>(&self, guest: Guest<S>) -> Store<Guest<S>> {
+    pub fn store<S: Requests>(&self, mut guest: Guest<S>) -> Store<Guest<S>> {
+        guest.epochs = Some(self.ticker.epochs());
         let mut store = Store::new(&self.engine, guest);
         store.set_hostcall_fuel(ARGUMENTS_MAX);
         store.limiter(|guest| guest);

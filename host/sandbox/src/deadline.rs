@@ -61,6 +61,12 @@ impl Watch {
         self.begun = Some((burst, thread_time()));
     }
 
+    /// `who` begins, in this burst: what it uses from here on is known.
+    pub(crate) fn begin_exactly(&mut self, who: usize, burst: u32) {
+        let (used, ran) = (Duration::ZERO, Duration::ZERO);
+        self.watched = Some(Watched { who: Some(who), burst, at: thread_time(), used, ran });
+    }
+
     /// `who` is found running in this burst, with this much CPU time for it.
     pub(crate) fn look(&mut self, who: Option<usize>, burst: u32, limit: Duration) -> Look {
         let at = thread_time();
@@ -75,7 +81,7 @@ impl Watch {
                 // bursts tell whether it was this one.
                 let time = at.saturating_sub(anybody);
                 if charged(time, limit) < time / 2 {
-                    self.doubts = DOUBTS;
+                    self.doubts = self.doubts.max(doubts(time));
                 }
                 Duration::ZERO
             }
@@ -96,23 +102,42 @@ thread_local! {
     static LOOKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Bursts of which the beginning is noted, once somebody may have run long without being looked at.
+/// Bursts of which the beginning is noted, once somebody may have run long without being looked at:
+/// so many at least, and as many as the thread's time can be read for in that time. Who runs long
+/// once in more bursts than that takes no more of the thread than reading it would.
 const DOUBTS: u32 = 256;
-/// Deadlines that a guest may be late without being charged for it, before it is held against it.
-const LATE_MAX: u32 = 16;
+/// Reading the thread's time takes less.
+const READING: Duration = Duration::from_micros(1);
 
-/// CPU time that a guest ran beyond its deadlines and was not charged for ([`charged`]). Now and
-/// then that is nobody's fault; a guest to which it happens again and again has the engine fill or
-/// copy megabytes, which nobody can look at before it is done.
+/// How many bursts are watched from their beginning on after nobody was looked at for this long.
+fn doubts(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos() / READING.as_nanos()).unwrap_or(u32::MAX).max(DOUBTS)
+}
+
+/// Deadlines that a guest may be late without being charged for it, before it is held against it;
+/// and time, since a virtual CPU may be taken away for as long.
+const LATE_MAX: u32 = 10;
+const LATE_LEAST: Duration = Duration::from_millis(50);
+/// Each look forgives this part of a deadline.
+const FORGIVES: u32 = 16;
+
+/// CPU time that a guest ran beyond its deadlines and was not charged for ([`charged`]). A little
+/// of it is nobody's fault; a guest that is late by much, or again and again, has the engine fill
+/// or copy megabytes, which nobody can look at before it is done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lateness(Duration);
 
 impl Lateness {
-    /// Takes in how late a look found a guest that has `limit`; true when it has become a habit.
-    /// One look counts as a whole limit at most, and each forgives a part of one.
+    /// Takes in how late a look found a guest that has `limit`; true when it is too much, or has
+    /// become a habit.
     pub(crate) fn add(&mut self, late: Duration, limit: Duration) -> bool {
-        self.0 = (self.0 + late.min(limit)).saturating_sub(limit / LATE_MAX);
-        self.0 > limit * LATE_MAX
+        self.0 = (self.0 + late).saturating_sub(limit / FORGIVES);
+        self.0 > limit.saturating_mul(LATE_MAX).max(LATE_LEAST)
+    }
+
+    /// What is not forgiven.
+    pub(crate) fn time(self) -> Duration {
+        self.0
     }
 }
 
@@ -147,12 +172,22 @@ mod tests {
                 .map(|late| lateness.add(Duration::from_micros(*late), limit))
                 .position(|over| over)
         };
-        // MemoryLedger away for 10 ms at one look of 20.
-        let mut storms = [0; 20];
+        // Its virtual CPU is away for 10 ms of each 100.
+        let mut storms = [0; 200];
         storms[7] = 10_000;
         assert_eq!(looks(&storms), None);
-        // Filling 16 MiB again and again.
-        assert!(looks(&[2000]).is_some_and(|first| first < 20));
-        assert!(looks(&[0, 2000]).is_some_and(|first| first < 40));
+        // And once for longer.
+        storms[7] = 0;
+        assert_eq!(looks(&[&[40_000][..], &storms].concat()[..]), None);
+        // Filling 16 MiB again and again, or much once.
+        assert!(looks(&[2000]).is_some_and(|first| first < 30));
+        assert!(looks(&[0, 2000]).is_some_and(|first| first < 60));
+        assert_eq!(looks(&[200_000]), Some(0));
+    }
+
+    #[test]
+    fn bursts_are_watched_for_as_long_as_somebody_was_not() {
+        assert_eq!(doubts(Duration::from_micros(3)), 256);
+        assert_eq!(doubts(Duration::from_millis(200)), 200_000);
     }
 }

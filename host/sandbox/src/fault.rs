@@ -1,6 +1,7 @@
 //! What went wrong in a guest, and whose fault it was.
 
 use std::fmt;
+use std::time::Duration;
 
 use wasmtime::{Trap, WasmBacktrace};
 
@@ -53,6 +54,8 @@ pub struct Fault {
     /// For people: what happened and where in the code, for [`crate::explain`]; or what rule was
     /// broken.
     pub message: String,
+    /// CPU time that it took of a thread that is not its own, when its time was up; none of other faults.
+    pub lost: Duration,
 }
 
 impl fmt::Display for Fault {
@@ -79,7 +82,9 @@ impl std::error::Error for Violation {}
 #[derive(Debug)]
 pub struct Overdue {
     /// The CPU time that it had.
-    pub limit: std::time::Duration,
+    pub limit: Duration,
+    /// What it took, before that was seen, of a thread that others wait for.
+    pub lost: Duration,
 }
 
 impl fmt::Display for Overdue {
@@ -136,6 +141,7 @@ impl Fault {
     #[must_use]
     pub fn new(error: &wasmtime::Error, function: Option<usize>, refused: Option<usize>) -> Self {
         let mut message = trace::text(error);
+        let lost = error.downcast_ref::<Overdue>().map_or(Duration::ZERO, |overdue| overdue.lost);
         let kind = if error.downcast_ref::<Violation>().is_some() {
             FaultKind::Contract
         } else if error.downcast_ref::<Overdue>().is_some() {
@@ -160,7 +166,7 @@ impl Fault {
                 _ => FaultKind::Trap,
             }
         };
-        Self { kind, function, message }
+        Self { kind, function, message, lost }
     }
 
     /// Says whose code it was, if nobody has: [`crate::explain`] then finds its lines of source.

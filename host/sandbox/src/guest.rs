@@ -5,6 +5,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
@@ -229,6 +230,10 @@ const HEARD_BYTES: usize = 512;
 pub const INSTANCES_MAX: usize = 256;
 /// Tables of a function.
 pub const TABLES_MAX: usize = 64;
+/// Between two looks at the count of epochs that are so far apart there is one from its beginning
+/// to its end.
+const WHOLE_EPOCH: u64 = 2;
+
 /// Linear memories of a function. Each takes three of the mappings of which a process has 65,530.
 pub const MEMORIES_MAX: usize = 16;
 
@@ -269,6 +274,10 @@ pub struct Guest<S> {
     running: Running,
     pub(crate) board: Option<Board>,
     watch: Watch,
+    /// Counts the epochs; none in a guest without a store.
+    pub(crate) epochs: Option<Arc<AtomicU64>>,
+    /// How many there had been when what runs began.
+    begun: u64,
     /// What was made or grown while functions were instantiated.
     at_start: MemoryLedger,
     memories: Memories,
@@ -288,6 +297,8 @@ impl<S> Guest<S> {
             running: Running::Nobody,
             board: None,
             watch: Watch::default(),
+            epochs: None,
+            begun: 0,
             at_start: MemoryLedger::default(),
             memories: Memories::default(),
             heard: None,
@@ -354,9 +365,11 @@ impl<S> Guest<S> {
                 self.functions.iter().position(|f| f.guards.iter().any(Guard::take))
         {
             let (kind, message) = (FaultKind::Contract, TRESPASS.to_owned());
-            return Err(Fault { kind, function: Some(place), message });
+            return Err(Fault { kind, function: Some(place), message, lost: Duration::ZERO });
         }
-        called.map_err(|error| self.fault(&error))
+        called
+            .and_then(|answer| self.look_behind().map(|()| answer))
+            .map_err(|error| self.fault(&error))
     }
 
     /// Whether one of the functions has written, through the host, to memory that it may only read.
@@ -387,8 +400,21 @@ impl<S> Guest<S> {
             self.functions[place].taken = MemoryLedger::default();
         }
         self.running = running;
+        self.begun = self.epochs();
         self.watch.begin();
         self.begin_burst();
+    }
+
+    /// The epochs that there have been.
+    #[inline]
+    fn epochs(&self) -> u64 {
+        self.epochs.as_ref().map_or(0, |epochs| epochs.load(Ordering::Relaxed))
+    }
+
+    /// What runs now is called once in a while: its CPU time is known from here on.
+    pub(crate) fn watch_exactly(&mut self) {
+        let burst = self.burst();
+        self.watch.begin_burst(burst);
     }
 
     /// A burst, or a call, begins. Costs a comparison, unless there is a doubt whether somebody
@@ -481,23 +507,53 @@ impl<S> Guest<S> {
         if guest.is_trespassed() {
             return Err(wasmtime::Error::new(Violation(TRESPASS.to_owned())));
         }
-        let who = guest.who();
-        let limit = match (&guest.running, who) {
-            (Running::Start { .. }, _) => guest.setup,
-            (Running::Function { deadline, .. }, _) => *deadline,
-            (Running::Chain, Some(place)) => guest.functions[place].limits.deadline,
-            (Running::Chain, None) | (Running::Nobody, _) => {
-                return Ok(UpdateDeadline::Continue(1));
-            }
-        };
-        let burst = guest.burst();
-        let Look { is_over, late } = guest.watch.look(who, burst, limit);
-        // Also of one whose time is up: each look forgives something.
-        let is_late = who.is_some_and(|place| guest.functions[place].lateness.add(late, limit));
-        if is_over || is_late {
-            return Err(wasmtime::Error::new(Overdue { limit }));
-        }
+        guest.is_in_time()?;
         Ok(UpdateDeadline::Continue(1))
+    }
+
+    /// Whether the one that runs has used up its time.
+    fn is_in_time(&mut self) -> wasmtime::Result<()> {
+        let who = self.who();
+        let limit = match (&self.running, who) {
+            (Running::Start { .. }, _) => self.setup,
+            (Running::Function { deadline, .. }, _) => *deadline,
+            (Running::Chain, Some(place)) => self.functions[place].limits.deadline,
+            (Running::Chain, None) | (Running::Nobody, _) => return Ok(()),
+        };
+        let burst = self.burst();
+        let Look { is_over, late } = self.watch.look(who, burst, limit);
+        // Also of one whose time is up: each look forgives something.
+        let function = who.map(|place| &mut self.functions[place]);
+        let late = function.map(|function| (function.lateness.add(late, limit), function.lateness));
+        let (is_late, lateness) = late.unwrap_or_default();
+        if is_over || is_late {
+            let lost = limit.saturating_add(lateness.time());
+            return Err(wasmtime::Error::new(Overdue { limit, lost }));
+        }
+        Ok(())
+    }
+
+    /// A function that was called by itself is done. The engine may have worked for it to its very
+    /// end, where no epoch is looked at. Costs a load if it was short.
+    #[inline]
+    fn look_behind(&mut self) -> wasmtime::Result<()> {
+        let is_long = self.epochs() - self.begun >= WHOLE_EPOCH;
+        if is_long && matches!(self.running, Running::Function { .. }) {
+            return self.is_in_time();
+        }
+        Ok(())
+    }
+
+    /// The runner is about to call the function at this place in a burst that somebody looks at.
+    pub(crate) fn begin_watched(&mut self, place: usize) {
+        let burst = self.burst();
+        self.watch.begin_exactly(place, burst);
+    }
+
+    /// The function that the runner called in such a burst is done, and still noted as the one that
+    /// runs.
+    pub(crate) fn end_watched(&mut self) -> wasmtime::Result<()> {
+        self.is_in_time()
     }
 }
 
@@ -552,7 +608,8 @@ mod tests {
         let limits = Limits { memory: 0, memory_at_start: 0, deadline: Duration::ZERO };
         let function = GuestFunction::new("keeps".into(), None, state, limits, Arc::default());
         let mut guest = Guest::<()>::new(vec![function]);
-        let fault = |kind| Fault { kind, function: Some(0), message: String::new() };
+        let fault =
+            |kind| Fault { kind, function: Some(0), message: String::new(), lost: Duration::ZERO };
         assert!(!guest.lays_state_out_anew(0, &fault(FaultKind::Trap)), "it was not attached");
         guest.functions[0].state_attached = Some(0..4096);
         for (kind, anew) in

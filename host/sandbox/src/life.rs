@@ -249,6 +249,7 @@ pub fn once<S: 'static, T>(
 ) -> Result<T, InstanceError> {
     let guest = store.data_mut();
     guest.set_running(Running::Function { place, deadline });
+    guest.watch_exactly();
     guest.listen();
     let result = call(store);
     let guest = store.data_mut();

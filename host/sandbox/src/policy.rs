@@ -3,10 +3,12 @@
 //!
 //! After a fault the function is out of order for 10 ms, doubled with each further fault up to 5 s;
 //! a minute without a fault forgets them. The fifth fault within ten seconds puts it in quarantine,
-//! until an operator swaps or deploys it anew. One that faults soon after a swap is gone back from
+//! until an operator swaps or deploys it anew; so does the third within a minute in which faults
+//! took a second of CPU time from others. One that faults soon after a swap is gone back from
 //! ([`PROBATION`]). Times are nanoseconds of whatever clock the plane goes by.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Nanoseconds.
 const FIRST_BACKOFF: u64 = 10_000_000;
@@ -14,6 +16,11 @@ const LONGEST_BACKOFF: u64 = 5_000_000_000;
 const FORGET_AFTER: u64 = 60_000_000_000;
 const QUARANTINE_FAULTS: usize = 5;
 const QUARANTINE_WINDOW: u64 = 10_000_000_000;
+/// Faults by which this much time was lost are too many. One or two may be a machine that stood
+/// still.
+const QUARANTINE_COSTLY: usize = 3;
+const QUARANTINE_LOST: Duration = Duration::from_secs(1);
+const LOST_WINDOW: u64 = 60_000_000_000;
 
 /// How long after a swap a fault of the new version brings back what it replaced.
 pub const PROBATION: u64 = 10_000_000_000;
@@ -77,7 +84,8 @@ pub struct Record {
     pub policy: OnFault,
     /// How it is.
     pub health: Health,
-    times: VecDeque<u64>,
+    /// When it faulted, and the CPU time that was lost by that.
+    times: VecDeque<(u64, Duration)>,
     in_a_row: u32,
 }
 
@@ -88,19 +96,25 @@ impl Record {
         Self { policy, ..Self::default() }
     }
 
-    /// Notes a fault.
-    pub fn fault(&mut self, now: u64) {
-        if self.times.back().is_some_and(|last| now.saturating_sub(*last) > FORGET_AFTER) {
+    /// Notes a fault, with the CPU time that others lost by it
+    /// ([`Fault::lost`](crate::Fault::lost)).
+    pub fn fault(&mut self, now: u64, lost: Duration) {
+        let ago = |(time, _): &(u64, Duration)| now.saturating_sub(*time);
+        if self.times.back().is_some_and(|last| ago(last) > FORGET_AFTER) {
             self.times.clear();
             self.in_a_row = 0;
         }
-        self.times.push_back(now);
-        while self.times.front().is_some_and(|t| now.saturating_sub(*t) > QUARANTINE_WINDOW) {
+        self.times.push_back((now, lost));
+        while self.times.front().is_some_and(|first| ago(first) > LOST_WINDOW) {
             self.times.pop_front();
         }
+        let often = self.times.iter().filter(|time| ago(time) <= QUARANTINE_WINDOW).count();
+        let lost =
+            self.times.iter().fold(Duration::ZERO, |sum, (_, lost)| sum.saturating_add(*lost));
+        let costly = lost >= QUARANTINE_LOST && self.times.len() >= QUARANTINE_COSTLY;
         let backoff = FIRST_BACKOFF.saturating_mul(1 << self.in_a_row.min(20)).min(LONGEST_BACKOFF);
         self.in_a_row += 1;
-        self.health = if self.times.len() >= QUARANTINE_FAULTS {
+        self.health = if often >= QUARANTINE_FAULTS || costly {
             Health::Quarantined
         } else {
             Health::BackOff { until: now.saturating_add(backoff) }
@@ -140,7 +154,7 @@ mod tests {
         let mut waits = Vec::new();
         for n in 0..4 {
             let now = n * SECOND;
-            record.fault(now);
+            record.fault(now, Duration::ZERO);
             let Health::BackOff { until } = record.health else { panic!("{record:?}") };
             waits.push((until - now) / 1_000_000);
             assert_eq!(record.treatment(), Treatment::Refuse);
@@ -148,16 +162,30 @@ mod tests {
             assert!(record.recover(until));
         }
         assert_eq!(waits, [10, 20, 40, 80]);
-        record.fault(4 * SECOND);
+        record.fault(4 * SECOND, Duration::ZERO);
         assert_eq!(record.health, Health::Quarantined);
         assert!(!record.recover(u64::MAX));
+    }
+
+    #[test]
+    fn faults_that_take_a_second_from_others_end_in_quarantine_sooner() {
+        let after = |lost: u64, faults: u64| {
+            let mut record = Record::new(OnFault::FailClosed);
+            for n in 0..faults {
+                record.fault(n * 7 * SECOND, Duration::from_millis(lost));
+            }
+            record.health == Health::Quarantined
+        };
+        assert!(after(350, 3) && after(130, 8));
+        assert!(!after(5000, 2), "a machine may stand still");
+        assert!(!after(100, 50), "of a minute there are less than ten");
     }
 
     #[test]
     fn rare_faults_never_lead_to_quarantine() {
         let mut record = Record::new(OnFault::FailOpen);
         for n in 0..100 {
-            record.fault(n * 61 * SECOND);
+            record.fault(n * 61 * SECOND, Duration::from_secs(1));
             assert_eq!(record.health, Health::BackOff { until: n * 61 * SECOND + FIRST_BACKOFF });
             assert_eq!(record.treatment(), Treatment::Skip);
         }

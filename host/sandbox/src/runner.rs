@@ -25,6 +25,10 @@ pub trait Services: Requests {
     fn look(&mut self, place: usize, count: usize, done: bool) {
         let _ = (place, count, done);
     }
+    /// The same, with nothing between this and the function.
+    fn time(&mut self, place: usize, count: usize, done: bool) {
+        let _ = (place, count, done);
+    }
     /// The runner is done with a burst, whose results stand on the board, and asks for the next
     /// one: `count | start << 16 | reverse << 32`, or 0 to end.
     fn next_burst(&mut self, board: &mut Memory) -> u64;
@@ -102,8 +106,22 @@ pub fn link_runner<S: Services>(
         Ok((u32::from(exists),))
     })?;
     host.func_wrap("look", |mut cx: Context<'_, S>, (place, count, done): (u32, u32, bool)| {
-        if let Some(services) = cx.data_mut().services.as_mut() {
-            services.look(place as usize, count as usize, done);
+        let (guest, place, count) = (cx.data_mut(), place as usize, count as usize);
+        if done {
+            if let Some(services) = guest.services.as_mut() {
+                services.time(place, count, done);
+            }
+            // Who looks takes its own time, not the function's.
+            guest.end_watched()?;
+        }
+        if let Some(services) = guest.services.as_mut() {
+            services.look(place, count, done);
+        }
+        if !done {
+            guest.begin_watched(place);
+            if let Some(services) = guest.services.as_mut() {
+                services.time(place, count, done);
+            }
         }
         Ok(())
     })?;

@@ -3,6 +3,7 @@
 //! A thread advances the engine's epoch while at least one worker runs guests, and sleeps
 //! otherwise, so that an idle host uses no CPU.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Ticker(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    /// How often the epoch was advanced.
+    epochs: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl Ticker {
     /// Starts the thread; it ends when the engine is gone.
     pub(crate) fn start(engine: EngineWeak) -> std::io::Result<Self> {
         let state = Mutex::new(State { users: Vec::new(), sleeps: IDLE });
-        let shared = Arc::new(Shared { state, wake: Condvar::new() });
+        let shared = Arc::new(Shared { state, wake: Condvar::new(), epochs: Arc::default() });
         let of_thread = Arc::downgrade(&shared);
         std::thread::Builder::new().name("weir-epoch".into()).spawn(move || {
             let mut lingered = true;
@@ -78,10 +81,16 @@ impl Ticker {
                 // nobody.
                 drop(shared.wake.wait_timeout(state, sleeps));
                 let Some(engine) = engine.upgrade() else { return };
+                shared.epochs.fetch_add(1, Ordering::Relaxed);
                 engine.increment_epoch();
             }
         })?;
         Ok(Self(shared))
+    }
+
+    /// How often the epoch was advanced, for whoever has no use for the engine's callback.
+    pub(crate) fn epochs(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.epochs)
     }
 
     /// Keeps the epoch advancing until the answer is dropped, for deadlines of any length. Takes a

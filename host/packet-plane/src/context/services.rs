@@ -108,13 +108,19 @@ impl Services for Box<Context> {
     }
 
     fn look(&mut self, place: usize, count: usize, done: bool) {
-        let Ledger { observers, sampler, counters, .. } = &mut self.ledger;
-        // What observers take is not the function's.
+        let observers = &mut self.ledger.observers;
         if done {
-            sampler.end(place, count, &mut counters.functions[place].sample);
             observers.after(place, self.pool.memory(), count);
         } else {
             observers.before(place, self.pool.memory(), count);
+        }
+    }
+
+    fn time(&mut self, place: usize, count: usize, done: bool) {
+        let Ledger { sampler, counters, .. } = &mut self.ledger;
+        if done {
+            sampler.end(place, count, &mut counters.functions[place].sample);
+        } else {
             sampler.begin(place);
         }
     }

@@ -1,7 +1,9 @@
 //! What a lane does about its functions' faults.
 
+use std::time::Duration;
+
 use weir_chain::board;
-use weir_sandbox::{Fault, FaultKind, Health, OnFault, Treatment};
+use weir_sandbox::{Fault, Health, OnFault, Treatment};
 
 use super::{Lane, LaneEvent};
 use crate::context::Entry;
@@ -81,7 +83,7 @@ impl Lane {
             return self.end_trial_by(&fault.to_string());
         }
         if let Some(k) = guilty {
-            self.note_fault(k, fault.kind, &fault.message);
+            self.note_fault(k, fault);
         } else {
             self.note(format!("the chain failed outside of any function: {fault}"));
         }
@@ -157,25 +159,25 @@ impl Lane {
                 self.end_trial_by(&format!("{}: {message}", kind.name()));
                 continue;
             }
-            self.note_fault(function, kind, &message);
+            let lost = Duration::ZERO;
+            self.note_fault(function, &Fault { kind, function: Some(function), message, lost });
             self.treat(function);
         }
         self.context_mut().violations = violations;
     }
 
-    pub(super) fn note_fault(&mut self, function: usize, kind: FaultKind, message: &str) {
+    pub(super) fn note_fault(&mut self, function: usize, fault: &Fault) {
         let now = self.context().now;
         self.context_mut().ledger.counters.functions[function].faults += 1;
-        self.records[function].fault(now);
+        self.records[function].fault(now, fault.lost);
         let plan = &self.version.staged.plan.functions[function];
-        let text = format!("fault: {}: {message}", kind.name());
-        plan.telemetry.fault(&text);
+        plan.telemetry.fault(&format!("fault: {fault}"));
         let event = LaneEvent::Fault {
             function: plan.name.clone(),
             version: plan.version.clone(),
-            kind,
+            kind: fault.kind,
             health: self.records[function].health,
-            message: message.to_owned(),
+            message: fault.message.clone(),
         };
         self.event(event);
         self.report();

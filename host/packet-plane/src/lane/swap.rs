@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_chain::{ChainError, Executor, Tick, board};
-use weir_sandbox::{FOLLOWING, InstanceError, Level, PROBATION, Record, Sandbox, State};
+use weir_sandbox::{FOLLOWING, Fault, InstanceError, Level, PROBATION, Record, Sandbox, State};
 
 use super::{Lane, LaneEvent, Version, add_usage, names, records};
 use crate::context::{Context, Disown};
@@ -270,11 +270,8 @@ impl Lane {
                 Ok(None) => {}
                 Err(error) => {
                     if let ChainError::Instance(InstanceError::Fault { fault, .. }) = &error {
-                        self.note_fault(
-                            place,
-                            fault.kind,
-                            &format!("in `save`: {}", fault.message),
-                        );
+                        let message = format!("in `save`: {}", fault.message);
+                        self.note_fault(place, &Fault { message, ..fault.clone() });
                     }
                     self.reinstantiate();
                     return Err(error.into());
