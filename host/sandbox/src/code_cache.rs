@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -27,28 +29,49 @@ pub struct CodeCache {
     pub most: u64,
     /// Bytes of the disk that are left to others.
     pub spare: u64,
+    /// The directory that was looked at, whatever has its name later.
+    opened: Arc<OnceLock<OwnedFd>>,
 }
 
 impl CodeCache {
     /// One in this directory, which is not made before it is used.
     #[must_use]
     pub fn new(directory: PathBuf, most: u64, spare: u64) -> Self {
-        Self { directory, most, spare }
+        Self { directory, most, spare, opened: Arc::default() }
     }
 
-    /// Makes the directory. One that is there already, and in which others may write, is refused.
-    pub(crate) fn make(&self) -> std::io::Result<()> {
+    /// Makes the directory, and keeps it open. One that is there already, and in which others may
+    /// write, is refused, and so is one above which they may put another one in its place.
+    pub(crate) fn make(&self) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        let found = fs::metadata(&self.directory)?;
-        let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
-        let (mode, writable) = (found.mode() & 0o7777, found.mode() & 0o022 != 0);
-        if writable || (owner != own && owner != 0) {
-            return Err(std::io::Error::other(format!(
+        let opened = File::open(&self.directory)?;
+        let found = opened.metadata()?;
+        let (owner, mode, own) = (found.uid(), found.mode() & 0o7777, own_user());
+        if !is_ours_alone(&found) {
+            return Err(io::Error::other(format!(
                 "it belongs to user {owner}, mode {mode:04o}, and what lies there is executed: remove it, so that it is made anew for user \
                  {own} alone"
             )));
         }
+        for parent in fs::canonicalize(&self.directory)?.ancestors().skip(1) {
+            let found = fs::metadata(parent)?;
+            if !keeps_names(&found) {
+                let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+                return Err(io::Error::other(format!(
+                    "{} above it belongs to user {owner}, mode {mode:04o}: others than user {own} may put something else in its place, and what \
+                     lies there is executed. Take the right to write from them, or have the store elsewhere (`[store] path`)",
+                    parent.display()
+                )));
+            }
+        }
+        // Made once more, it is the same one.
+        let _ = self.opened.set(opened.into());
         Ok(())
+    }
+
+    /// Where its files are: in the directory that was looked at.
+    fn place(&self) -> PathBuf {
+        self.opened.get().map_or_else(|| self.directory.clone(), |opened| by_number(opened))
     }
 
     /// Loads a component's code with the first engine that can; what cannot be read, or is not what
@@ -59,14 +82,17 @@ impl CodeCache {
         name: &str,
     ) -> Option<Component> {
         let path = self.directory.join(name);
-        let file = File::open(&path).ok()?;
-        let mut failed = "the file is damaged".to_owned();
-        if is_whole(&file).unwrap_or(false) {
+        let file = File::open(self.place().join(name)).ok()?;
+        let mut failed = "the file is damaged, or others may write it".to_owned();
+        if file.metadata().is_ok_and(|found| is_ours_alone(&found))
+            && is_whole(&file).unwrap_or(false)
+        {
             for engine in engines {
-                // SAFETY: nobody else may write in the directory (`make`), what lies in the file is
-                // what was written, and its name carries the hash of component, wasmtime version
-                // and settings. The sum behind the code is in no part of it.
-                match unsafe { Component::deserialize_file(engine, &path) } {
+                // SAFETY: nobody else may write in the directory (`make`) nor the file, which is
+                // the one that is open; what lies in it is what was written, and its name carries
+                // the hash of component, wasmtime version and settings. The sum behind the code is
+                // in no part of it.
+                match unsafe { Component::deserialize_file(engine, by_number(&file)) } {
                     Ok(component) => {
                         // Only says that it is still used.
                         drop(file.set_modified(SystemTime::now()));
@@ -84,7 +110,7 @@ impl CodeCache {
     /// what was written, is not there.
     pub(crate) fn read(&self, name: &str, most: usize) -> Option<Vec<u8>> {
         let path = self.directory.join(name);
-        let file = File::open(&path).ok()?;
+        let file = File::open(self.place().join(name)).ok()?;
         let mut content = Vec::new();
         let read = (&file).take((most + SUM) as u64 + 1).read_to_end(&mut content);
         let length = content.len().checked_sub(SUM).filter(|length| *length <= most);
@@ -106,10 +132,11 @@ impl CodeCache {
     /// at the next start. The answer is whether it is there.
     pub(crate) fn keep(&self, name: &str, content: &[u8]) -> bool {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let path = self.directory.join(name);
+        let path = self.place().join(name);
         let bytes = (content.len() + SUM) as u64;
         if !self.make_room(&path, bytes, || self.free()) {
-            tracing::warn!(path = %path.display(), "not kept for the next start: the disk is nearly full");
+            let told = self.directory.join(name);
+            tracing::warn!(path = %told.display(), "not kept for the next start: the disk is nearly full");
             return false;
         }
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +157,8 @@ impl CodeCache {
             .and_then(|()| fs::rename(&partial, &path));
         if let Err(error) = &written {
             drop(fs::remove_file(&partial));
-            tracing::warn!(path = %path.display(), "not kept for the next start: {error}");
+            let told = self.directory.join(name);
+            tracing::warn!(path = %told.display(), "not kept for the next start: {error}");
         }
         self.prune(&path);
         written.is_ok()
@@ -138,7 +166,7 @@ impl CodeCache {
 
     /// Bytes that the disk has free. One that does not tell has enough.
     fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.directory);
+        let stat = rustix::fs::statvfs(self.place());
         stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
@@ -189,7 +217,7 @@ impl CodeCache {
 
     /// All files but this one, with their length, what was used longest ago first.
     fn files(&self, but: &Path) -> Vec<(SystemTime, u64, PathBuf)> {
-        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.place()) else { return Vec::new() };
         let mut files: Vec<_> = entries
             .flatten()
             .filter_map(|entry| {
@@ -201,6 +229,30 @@ impl CodeCache {
         files.sort_unstable();
         files
     }
+}
+
+/// The path of what is open, whatever is at the one that it was opened by.
+fn by_number(file: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether nobody but this process's user, and root, may write it.
+fn is_ours_alone(found: &Metadata) -> bool {
+    found.mode() & 0o022 == 0 && [own_user(), 0].contains(&found.uid())
+}
+
+/// Whether nobody but them may give names in this directory to something else. A group that is the
+/// user's own counts as the user, and in a directory with the sticky bit everybody has names of his
+/// own only.
+fn keeps_names(found: &Metadata) -> bool {
+    let own_group = [rustix::process::getegid().as_raw(), 0].contains(&found.gid());
+    let others = if own_group { 0o002 } else { 0o022 };
+    let sticky = found.mode() & 0o1000 != 0;
+    [own_user(), 0].contains(&found.uid()) && (sticky || found.mode() & others == 0)
 }
 
 /// Names of the files that this process has mapped now.
@@ -244,6 +296,40 @@ mod tests {
             let made = cache.make().map_err(|error| error.to_string());
             assert_eq!(made.is_err(), refused, "{mode:o}: {made:?}");
             fs::remove_dir(&cache.directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_others_may_put_in_its_place_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let parent = directory.path().join("parent");
+        let made = |mode| {
+            let cache = CodeCache::new(parent.join("store/cache"), 1 << 30, 0);
+            fs::create_dir_all(&parent).unwrap();
+            fs::set_permissions(&parent, fs::Permissions::from_mode(mode)).unwrap();
+            cache.make().map(|()| cache).map_err(|error| error.to_string())
+        };
+        assert!(made(0o777).unwrap_err().contains("parent above it belongs to user"));
+        assert!(made(0o1777).is_ok() && made(0o755).is_ok());
+        // Another directory that has its name later is not read, and a file that others may write
+        // is not run.
+        let (engine, code) = compiled();
+        let cache = made(0o755).unwrap();
+        let is_loaded = || cache.load([&engine].into_iter(), "a.cwasm").is_some();
+        assert!(cache.keep("a.cwasm", &code) && is_loaded());
+        fs::rename(parent.join("store"), parent.join("away")).unwrap();
+        fs::create_dir_all(&cache.directory).unwrap();
+        fs::write(cache.directory.join("a.cwasm"), b"another one's").unwrap();
+        assert!(is_loaded());
+        let kept = parent.join("away/cache/a.cwasm");
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(!is_loaded());
+        if own_user() == 0 {
+            fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).unwrap();
+            assert!(is_loaded());
+            std::os::unix::fs::chown(&kept, Some(65_534), None).unwrap();
+            assert!(!is_loaded());
         }
     }
 
