@@ -10,7 +10,6 @@ mod inherited;
 mod layers;
 mod spawn;
 mod supervise;
-mod system_calls;
 
 pub use confine::Limits;
 pub use error::ProcessError;

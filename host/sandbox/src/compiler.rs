@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,14 @@ pub enum Compiler {
 /// Longest time between two looks at whether a child has ended.
 const LOOKS_AT_MOST: Duration = Duration::from_millis(5);
 
+/// A child says what it could not give up. Every one says the same, so the first is heard.
+fn note_what_is_missing(said: &str) {
+    static NOTED: Once = Once::new();
+    if !said.is_empty() {
+        NOTED.call_once(|| tracing::warn!("looking at uploads and compiling: {}", one_line(said)));
+    }
+}
+
 /// Feeds the child and waits for it, for as long as it has, and for `most` bytes.
 pub(crate) fn run_child(
     program: &Path,
@@ -49,6 +58,7 @@ pub(crate) fn run_child(
     };
     let mut child = Command::new(program)
         .args(arguments)
+        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -102,7 +112,10 @@ pub(crate) fn run_child(
     });
     match ended.map_err(failed)? {
         (_, answer, _) if answer.len() > most => Err(CompileError::TooLarge(most)),
-        (Some(status), code, _) if status.success() => Ok(code),
+        (Some(status), code, said) if status.success() => {
+            note_what_is_missing(said.trim());
+            Ok(code)
+        }
         (Some(_), _, said) => Err(CompileError::Component(one_line(said.trim()).into_owned())),
         (None, ..) => Err(CompileError::TooLong(timeout)),
     }
@@ -119,6 +132,8 @@ mod tests {
             run_child(Path::new("/bin/sh"), &arguments, Duration::from_secs(60), b"order", most)
         };
         assert_eq!(run("cat", 5).unwrap(), b"order");
+        let environment = String::from_utf8(run("env", 4096).unwrap()).unwrap();
+        assert!(!environment.contains("CARGO"), "{environment}");
         assert!(matches!(run("cat", 4), Err(CompileError::TooLarge(4))));
         // It would go on for ever, and whether it dies of that or not does not matter.
         for endless in ["exec cat /dev/zero", "trap '' PIPE; cat /dev/zero; exit 0"] {

@@ -22,6 +22,7 @@ mod trace;
 mod watch;
 
 use std::io::{Read as _, Write as _};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -160,7 +161,8 @@ const COMPILE_TIME: u64 = 300;
 /// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory or time, or crash,
 /// takes only this process with it.
 fn compile(args: &ChildArgs) -> Result<()> {
-    child(args, (COMPILE_MEMORY, COMPILE_TIME), |component| {
+    child(args, (COMPILE_MEMORY, COMPILE_TIME), |component, cores| {
+        rayon::ThreadPoolBuilder::new().num_threads(cores).build_global()?;
         Ok(weir_sandbox::Sandbox::precompile(component)?)
     })
 }
@@ -172,7 +174,7 @@ const ADMISSION_TIME: u64 = 60;
 
 /// The child of [`weir_sandbox::Compiler::Child`] that looks at an upload before it is compiled.
 fn admission(args: &ChildArgs) -> Result<()> {
-    child(args, (ADMISSION_MEMORY, ADMISSION_TIME), |upload| {
+    child(args, (ADMISSION_MEMORY, ADMISSION_TIME), |upload, _| {
         Ok(weir_sandbox::answer_admission(upload))
     })
 }
@@ -184,23 +186,30 @@ const LINES_TIME: u64 = 5;
 
 /// The child of [`weir_sandbox::read_lines_in_children`].
 fn lines(args: &ChildArgs) -> Result<()> {
-    child(args, (LINES_MEMORY, LINES_TIME), |question| {
+    child(args, (LINES_MEMORY, LINES_TIME), |question, _| {
         let answer = weir_sandbox::read_lines(question).context("that is no question")?;
         Ok(answer.into_bytes())
     })
 }
 
-/// A child of the host: it answers what it is asked, within these limits of memory and time.
+/// A child of the host: it answers what it is asked, within these limits of memory and time, and shut in. What of that cannot be had it says. The
+/// answer is told on how many cores it may work: where that is written it cannot read any more.
 fn child(
     args: &ChildArgs,
     (memory, time): (u64, u64),
-    answer: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
+    answer: impl FnOnce(&[u8], usize) -> Result<Vec<u8>>,
 ) -> Result<()> {
     limit(memory, time)?;
     step_back(&args.beside);
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let missing = weir_confine::shut_in();
+    if !missing.is_empty() {
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        eprintln!("not shut in by {}", missing.join(", "));
+    }
     let mut question = Vec::new();
     std::io::stdin().read_to_end(&mut question).context("reading what the host asks")?;
-    std::io::stdout().write_all(&answer(&question)?).context("writing the answer")?;
+    std::io::stdout().write_all(&answer(&question, cores)?).context("writing the answer")?;
     Ok(())
 }
 

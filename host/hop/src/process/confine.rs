@@ -3,17 +3,14 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use weir_confine::{SystemCalls, drop_capabilities};
 
 use super::inherited::FIRST;
-use super::{Confined, Inherited, Namespaces, ProcessError, system_calls};
+use super::{Confined, Inherited, Namespaces, ProcessError};
 
-/// Whom a worker of root becomes where there is no user namespace.
-const NOBODY: libc::c_long = 65534;
 /// Directories that are there on every system, one of which becomes the root.
 const PLACES: [&str; 3] = ["/tmp", "/dev/shm", "/mnt"];
 
@@ -64,19 +61,22 @@ fn confine(
     // Where the kernel's clock can be read without a system call is found out once, from what will be shut: a worker that was
     // never told makes a system call of each look at it.
     let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    close_others(memories, keep).map_err(|error| failed("closing files", &error))?;
+    // Everything but standard output and errors, what it was given, and `keep`.
+    weir_confine::close_others(FIRST + 1 + memories as RawFd, keep)
+        .map_err(|error| failed("closing files", &error))?;
     let empty_root = namespaces.mounts && empty_root().is_ok();
     let limited = limit(limits, namespaces).is_ok();
     let step = "no new privileges";
     rustix::thread::set_no_new_privs(true).map_err(|error| failed(step, &error))?;
-    let no_capabilities = drop_capabilities(namespaces).is_ok();
+    let no_capabilities = drop_capabilities(!namespaces.user).is_ok();
     // Changing users took back what ends it with its starter, and so did the start of a program with file capabilities. If the starter is
     // gone already, so is the other side of the hop.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| failed("ending with its starter", &error))?;
     // Nobody of the same user looks into it or traces it.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    system_calls::allow_only_those_of_a_worker().map_err(|error| failed("system calls", &error))?;
+    let system_calls = SystemCalls::OfAWorker.allow_only_those();
+    system_calls.map_err(|error| failed("system calls", &error))?;
     Ok(Confined {
         namespaces,
         empty_root,
@@ -85,29 +85,6 @@ fn confine(
         limits: limited,
         system_calls: true,
     })
-}
-
-/// Everything but standard output and errors, what it was given, and `keep`.
-fn close_others(memories: usize, keep: &[RawFd]) -> io::Result<()> {
-    let given = FIRST + 1 + memories as RawFd;
-    let mut kept: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= given).collect();
-    kept.sort_unstable();
-    let mut from = given as libc::c_uint;
-    for fd in kept {
-        let fd = fd as libc::c_uint;
-        if fd > from {
-            close(from, fd - 1)?;
-        }
-        from = fd + 1;
-    }
-    close(from, libc::c_uint::MAX)
-}
-
-fn close(from: libc::c_uint, to: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the caller says which files are in use; all others are nobody's, or belong to values that this process is to
-    // lose.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
-    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A file system of its own with nothing in it, which cannot be written, in place of the root.
@@ -136,32 +113,4 @@ fn limit(limits: &Limits, namespaces: Namespaces) -> io::Result<()> {
         setrlimit(Resource::Nproc, to(limits.threads))?;
     }
     Ok(())
-}
-
-/// Of this thread, which is the only one, and of every program that it could start.
-fn drop_capabilities(namespaces: Namespaces) -> io::Result<()> {
-    for number in 0..64 {
-        // SAFETY: takes numbers; says that it does not know one, or that there is nothing to drop.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
-    }
-    let changed = if !namespaces.user && rustix::process::geteuid().is_root() {
-        become_nobody()
-    } else {
-        Ok(())
-    };
-    // Above all of one that could not become somebody else.
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    rustix::thread::set_capabilities(None, sets)?;
-    changed
-}
-
-fn become_nobody() -> io::Result<()> {
-    // SAFETY: these take numbers, and no groups.
-    let changed = unsafe {
-        libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) == 0
-            && libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) == 0
-            && libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0
-    };
-    if changed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
