@@ -1,6 +1,8 @@
-//! Clients and a server that send and take bodies as fast as they can, or at a rate. HTTP/1.1, a thread for each connection.
+//! Clients and a server that send and take bodies as fast as they can, or at a rate. HTTP/1.1, a
+//! thread for each connection.
 //!
-//! Owns: what is sent, in both framings, and counting what arrives. Must not know: what is between the two.
+//! Owns: what is sent, in both framings, and counting what arrives. Must not know: what is between
+//! the two.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -83,7 +85,8 @@ impl Server {
     }
 }
 
-/// Answers requests until the client has gone: for `/down/BYTES/...` with a body, for others without one when theirs has come.
+/// Answers requests until the client has gone: for `/down/BYTES/...` with a body, for others
+/// without one when theirs has come.
 fn serve(stream: TcpStream, arrived: &Arrived) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::with_capacity(4 * BLOCK, stream);

@@ -1,7 +1,8 @@
-//! A generator, a chain and a sink, for chains in Wasm and for the same functions compiled natively.
+//! A generator, a chain and a sink, for chains in Wasm and for the same functions compiled
+//! natively.
 //!
-//! Both ways receive, fill the window, read the results and send with the same code; they differ only in what
-//! happens in between, so that the difference is Wasm's share.
+//! Both ways receive, fill the window, read the results and send with the same code; they differ
+//! only in what happens in between, so that the difference is Wasm's share.
 
 use std::time::Instant;
 

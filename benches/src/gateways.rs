@@ -1,6 +1,8 @@
-//! Programs that stand between clients and upstreams, each on a core of its own choice and ended with the benchmark.
+//! Programs that stand between clients and upstreams, each on a core of its own choice and ended
+//! with the benchmark.
 //!
-//! Owns: starting nginx and Weir, waiting until they listen, what they use of CPU and memory. Must not know: what is sent through them.
+//! Owns: starting nginx and Weir, waiting until they listen, what they use of CPU and memory. Must
+//! not know: what is sent through them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,7 +46,8 @@ impl Cpu {
 pub struct Running(Child);
 
 impl Running {
-    /// Starts it on a core (or a list of cores); what it says goes to the file `log` of the directory.
+    /// Starts it on a core (or a list of cores); what it says goes to the file `log` of the
+    /// directory.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -89,7 +92,8 @@ impl Running {
         Cpu::of([self.0.id()])
     }
 
-    /// The most memory that was resident since [`Self::forget_peak`], in bytes: its own and its children's, each counted whole.
+    /// The most memory that was resident since [`Self::forget_peak`], in bytes: its own and its
+    /// children's, each counted whole.
     ///
     /// # Panics
     /// When it has ended.
@@ -206,7 +210,8 @@ pub fn upstream(core: &str) -> Gateway {
     Gateway { name: "nginx, the upstream".into(), port, running, directory }
 }
 
-/// nginx as a gateway before this upstream; `location`: directives beside those that every such gateway needs.
+/// nginx as a gateway before this upstream; `location`: directives beside those that every such
+/// gateway needs.
 ///
 /// # Panics
 /// When it cannot be started.
@@ -224,7 +229,8 @@ pub fn nginx_proxy(core: &str, upstream: u16, location: &str) -> Gateway {
     Gateway { name: "nginx".into(), port, running, directory }
 }
 
-/// So many functions `rewrite`, each looking for a field and setting one in the request and one in the response.
+/// So many functions `rewrite`, each looking for a field and setting one in the request and one in
+/// the response.
 #[must_use]
 pub fn rewrites(functions: usize) -> String {
     let function = |n| {
@@ -267,7 +273,8 @@ impl Gateway {
         Self::weir_with(core, name, directory, port, &config)
     }
 
-    /// Weir in this directory with this configuration, which has its API at `api.sock` and listens on this port.
+    /// Weir in this directory with this configuration, which has its API at `api.sock` and listens
+    /// on this port.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -300,7 +307,8 @@ impl Gateway {
         );
     }
 
-    /// Pushes a function that was built, and applies its chain `c`: the text of `[[function]]` tables.
+    /// Pushes a function that was built, and applies its chain `c`: the text of `[[function]]`
+    /// tables.
     ///
     /// # Panics
     /// When it is not built, or refused.

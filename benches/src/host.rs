@@ -1,7 +1,7 @@
 //! A real host: `target/release/weir run` in a directory of its own, spoken to over its HTTP API.
 //!
-//! Owns: starting, asking and ending it, and reading what the kernel says about its process. Must not know: what a single
-//! benchmark is about.
+//! Owns: starting, asking and ending it, and reading what the kernel says about its process. Must
+//! not know: what a single benchmark is about.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,11 +1,14 @@
-//! Two TCP connections that are one in the kernel: what a socket receives goes out at the other, by an `sk_skb` program.
+//! Two TCP connections that are one in the kernel: what a socket receives goes out at the other, by
+//! an `sk_skb` program.
 //!
-//! Here to measure what that would cost, not for anybody's bytes: nothing bounds what is under way to a slow reader but the
-//! kernel's memory for TCP, and a busy kernel has doubled bytes (docs/adr/0016-hops.md).
+//! Here to measure what that would cost, not for anybody's bytes: nothing bounds what is under way
+//! to a slow reader but the kernel's memory for TCP, and a busy kernel has doubled bytes
+//! (docs/adr/0016-hops.md).
 //!
-//! What sockmap leaves to its user is done here. Both sockets are targets before the program runs for either. Bytes that
-//! lay in the receive queue before are set going (`SO_RCVLOWAT`). The end of a stream is passed on only when the other socket
-//! has taken all bytes that came before it, because they pass through a queue of the kernel's.
+//! What sockmap leaves to its user is done here. Both sockets are targets before the program runs
+//! for either. Bytes that lay in the receive queue before are set going (`SO_RCVLOWAT`). The end of
+//! a stream is passed on only when the other socket has taken all bytes that came before it,
+//! because they pass through a queue of the kernel's.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -1,7 +1,8 @@
-//! Lanes as the host runs them, for benchmarks of what happens around packets: swaps, memory, neighbours.
+//! Lanes as the host runs them, for benchmarks of what happens around packets: swaps, memory,
+//! neighbours.
 //!
-//! Owns: chains of the functions that were built, and ports that watch the clock while packets pass. Must not know: what a
-//! single benchmark is about.
+//! Owns: chains of the functions that were built, and ports that watch the clock while packets
+//! pass. Must not know: what a single benchmark is about.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,8 +29,8 @@ pub fn wasm(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(&file)).unwrap_or_else(|e| panic!("{file}: {e}: run scripts/build"))
 }
 
-/// The same function as another upload: its code compiles to the same, but nothing that was cached for the whole of
-/// it is found.
+/// The same function as another upload: its code compiles to the same, but nothing that was cached
+/// for the whole of it is found.
 #[must_use]
 pub fn variant(wasm: &[u8], number: u32) -> Vec<u8> {
     let mut other = wasm.to_vec();
@@ -143,7 +144,8 @@ fn between(
     Lane::new(Arc::clone(sandbox), plan, config).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Has a lane forward for this long between ports that always have packets; the answer is ns of CPU time a packet.
+/// Has a lane forward for this long between ports that always have packets; the answer is ns of CPU
+/// time a packet.
 ///
 /// # Panics
 /// When there are no packets.
@@ -192,7 +194,8 @@ pub struct Watch(Arc<Watching>);
 
 #[derive(Debug, Default)]
 struct Watching {
-    /// Written by the port's worker at each burst; somebody else waits for it a few times in a second.
+    /// Written by the port's worker at each burst; somebody else waits for it a few times in a
+    /// second.
     seen: Mutex<Seen>,
     mark: AtomicBool,
 }

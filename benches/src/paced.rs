@@ -1,6 +1,8 @@
-//! Ports around other ports that send at a rate and measure how long packets take from one to the other.
+//! Ports around other ports that send at a rate and measure how long packets take from one to the
+//! other.
 //!
-//! Owns: pacing, stamps in packets, and the times that they took. Must not know: what is between the two ports.
+//! Owns: pacing, stamps in packets, and the times that they took. Must not know: what is between
+//! the two ports.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -49,7 +51,8 @@ impl Latency {
     }
 }
 
-/// Receives from a port that always has packets, a burst at a time, at a rate. The first packet of each carries the time.
+/// Receives from a port that always has packets, a burst at a time, at a rate. The first packet of
+/// each carries the time.
 pub struct PacedSource {
     inner: Box<dyn Port>,
     rate: u64,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// Memory of this process, in bytes. A page that is mapped in several places counts once (the kernel's "proportional set
-/// size").
+/// Memory of this process, in bytes. A page that is mapped in several places counts once (the
+/// kernel's "proportional set size").
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// By what is mapped: the name of a memfd, `[heap]`, a file, or nothing for anonymous memory.
@@ -82,7 +82,8 @@ pub fn threads(process: u32) -> BTreeMap<u64, (String, Used)> {
         let path = entry.ok()?.path();
         let text = |file: &str| fs::read_to_string(path.join(file)).ok();
         let number = path.file_name()?.to_str()?.parse().ok()?;
-        // What stands behind the name in brackets, which may hold anything: state is the first, utime the twelfth.
+        // What stands behind the name in brackets, which may hold anything: state is the first,
+        // utime the twelfth.
         let stat = text("stat")?;
         let behind: Vec<u64> = stat
             .rsplit_once(')')?
@@ -110,7 +111,8 @@ pub fn allow_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// CPU time of this process, all its threads, and its children that have ended; counted in ticks of 10 ms.
+/// CPU time of this process, all its threads, and its children that have ended; counted in ticks of
+/// 10 ms.
 ///
 /// # Panics
 /// When there is no `/proc`.

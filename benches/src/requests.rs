@@ -1,6 +1,7 @@
 //! Requests that are sent when they are due.
 //!
-//! Owns: pacing, one connection's requests, and how long answers took from when they were due. Must not know: what answers.
+//! Owns: pacing, one connection's requests, and how long answers took from when they were due. Must
+//! not know: what answers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 pub const BODY: &str = "hello, world\n";
 const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nhost: weir.test\r\n\r\n";
 
-/// Asks at a rate over one connection, for so long: when each request was due, and how many milliseconds its answer took from then. What is
-/// late is not left out.
+/// Asks at a rate over one connection, for so long: when each request was due, and how many
+/// milliseconds its answer took from then. What is late is not left out.
 ///
 /// # Panics
 /// When there is no connection, or it ends.

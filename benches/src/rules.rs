@@ -57,8 +57,8 @@ impl Mix {
         Prefix { address: address(numbers, v4), length }
     }
 
-    /// So many rules: a fifth for IPv6; addresses, protocols, ports (one or a range), and now and then a VLAN or a code
-    /// point.
+    /// So many rules: a fifth for IPv6; addresses, protocols, ports (one or a range), and now and
+    /// then a VLAN or a code point.
     #[must_use]
     pub fn rules(self, count: usize) -> Vec<Rule> {
         let mut numbers = Numbers::new(count as u64);

@@ -46,7 +46,8 @@ impl Entry {
 /// The address that the six functions' flows are for, on port 80.
 pub const VIP: [u8; 4] = [198, 51, 100, 1];
 
-/// The chain of six real functions: a firewall with 1,000 rules, a router with 100,000 prefixes, and so on.
+/// The chain of six real functions: a firewall with 1,000 rules, a router with 100,000 prefixes,
+/// and so on.
 #[must_use]
 pub fn six() -> Vec<Entry> {
     let state = 16 << 20;
@@ -114,9 +115,9 @@ fn native<F: Function>(driver: &Driver, config: &str, state_bytes: usize) -> Nat
     let window = NonNull::new(memory.as_ptr()).expect("memory lies somewhere");
     let state = Memory::new("state", state_bytes.max(1), HugePages::Auto).expect("memory");
     let state_at = NonNull::new(state.as_ptr()).expect("memory lies somewhere");
-    // SAFETY: the pool's memory is laid out as a window and outlives the function, which is dropped before its
-    // driver; the driver fills in valid descriptors, and touches nothing while a function runs. The state region's
-    // memory goes with the function, and is nobody else's.
+    // SAFETY: the pool's memory is laid out as a window and outlives the function, which is dropped
+    // before its driver; the driver fills in valid descriptors, and touches nothing while a
+    // function runs. The state region's memory goes with the function, and is nobody else's.
     let made = unsafe { SdkNative::<F>::new(window, memory.len(), state_at, &options, config) };
     let mut function = made.unwrap_or_else(|error| panic!("{error}"));
     Box::new(move |count| {

@@ -1,4 +1,5 @@
-//! Raw frames on an interface, by AF_PACKET, which knows nothing of XDP: a generator at full speed, and one packet at a time.
+//! Raw frames on an interface, by AF_PACKET, which knows nothing of XDP: a generator at full speed,
+//! and one packet at a time.
 //!
 //! Must not know: who forwards the frames.
 
@@ -27,7 +28,8 @@ impl Wire {
     pub fn open(interface: &str, listen: bool) -> io::Result<Self> {
         let name = CString::new(interface)?;
         let protocol = if listen { ALL } else { 0 };
-        // SAFETY: a new descriptor; name and address live through the calls and are as long as is said.
+        // SAFETY: a new descriptor; name and address live through the calls and are as long as is
+        // said.
         unsafe {
             let fd = libc::socket(
                 libc::AF_PACKET,
@@ -60,7 +62,8 @@ impl Wire {
         if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Sends frames of these bytes for this time, at most so many a second; the answer is how many were sent.
+    /// Sends frames of these bytes for this time, at most so many a second; the answer is how many
+    /// were sent.
     pub fn flood(&self, frame: &[u8], duration: Duration, rate: Option<f64>) -> u64 {
         let mut vector =
             libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
@@ -79,7 +82,8 @@ impl Wire {
                 std::thread::sleep(BATCH_PAUSE);
                 continue;
             }
-            // SAFETY: headers, vector and frame live through the call; the kernel only reads the frame.
+            // SAFETY: headers, vector and frame live through the call; the kernel only reads the
+            // frame.
             let done = unsafe {
                 libc::sendmmsg(self.0.as_raw_fd(), headers.as_mut_ptr(), BATCH as u32, 0)
             };
@@ -94,7 +98,8 @@ impl Wire {
         unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     }
 
-    /// Waits, without sleeping, for a frame that ends with this number. False: none came for so long.
+    /// Waits, without sleeping, for a frame that ends with this number. False: none came for so
+    /// long.
     pub fn spin_for(&self, number: u64, patience: Duration) -> bool {
         let started = Instant::now();
         let mut bytes = [0u8; 2048];

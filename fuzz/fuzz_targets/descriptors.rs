@@ -1,6 +1,7 @@
-//! Descriptors: functions that write whatever the packets say into descriptors and verdicts, their own packets' and others', and trap.
-//! The runner and the host keep every packet in its room and account for all of them, and what is left in the window is nobody's:
-//! a burst that asks for nothing passes.
+//! Descriptors: functions that write whatever the packets say into descriptors and verdicts, their
+//! own packets' and others', and trap. The runner and the host keep every packet in its room and
+//! account for all of them, and what is left in the window is nobody's: a burst that asks for
+//! nothing passes.
 #![no_main]
 
 use std::cell::RefCell;
@@ -16,8 +17,8 @@ use weir_tests::wat_guest::{self, each};
 /// Bytes that a function reads of each packet.
 const ORDER: usize = 16;
 
-/// Takes offset, length and verdict from twelve bytes of the packet; a zero word leaves things alone. The next word is all ones for a
-/// trap, else it names another verdict to be spoilt.
+/// Takes offset, length and verdict from twelve bytes of the packet; a zero word leaves things
+/// alone. The next word is all ones for a trap, else it names another verdict to be spoilt.
 fn writes(at: usize) -> String {
     each(&format!(
         "(if (i32.ge_u (local.get $length) (i32.const {end})) (then
@@ -68,7 +69,8 @@ impl Chain {
         prepared.instantiate(sandbox, &window, 2048).expect("it starts")
     }
 
-    /// Passes a burst of packets with these bytes through the chain; whether all of it passed untouched.
+    /// Passes a burst of packets with these bytes through the chain; whether all of it passed
+    /// untouched.
     fn pass<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>, reverse: bool) -> bool {
         let plane = self.lent.as_mut().expect("home between runs");
         let burst: Vec<Packet> = packets

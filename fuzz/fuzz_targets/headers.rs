@@ -1,4 +1,5 @@
-//! Headers: whatever a frame is, functions read it without a panic, and what they are told lies within it.
+//! Headers: whatever a frame is, functions read it without a panic, and what they are told lies
+//! within it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

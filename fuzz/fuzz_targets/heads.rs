@@ -1,4 +1,5 @@
-//! Heads: whatever a function writes into one, the host does not panic, and what would be sent is one message.
+//! Heads: whatever a function writes into one, the host does not panic, and what would be sent is
+//! one message.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

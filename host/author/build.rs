@@ -1,4 +1,5 @@
-//! Puts the SDKs and templates of `guest-sdk/` into the binary: `weir new` works without a checkout.
+//! Puts the SDKs and templates of `guest-sdk/` into the binary: `weir new` works without a
+//! checkout.
 //!
 //! Manifests of Rust crates are written out whole, because a project is not in this workspace.
 
@@ -90,7 +91,8 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// A manifest with what it takes from the workspace written out; without what only its own tests need.
+/// A manifest with what it takes from the workspace written out; without what only its own tests
+/// need.
 fn whole(text: &str, workspace: &Table) -> Result<String> {
     let workspace = workspace["workspace"].as_table().ok_or("no workspace")?;
     let mut manifest: Table = text.parse()?;

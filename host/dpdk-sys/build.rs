@@ -1,5 +1,6 @@
-//! Finds libdpdk by pkg-config and makes the shim a shared library against it, for the program to have within. Without libdpdk the crate is empty, and
-//! says so to those that depend on it (`DEP_DPDK_FOUND`).
+//! Finds libdpdk by pkg-config and makes the shim a shared library against it, for the program to
+//! have within. Without libdpdk the crate is empty, and says so to those that depend on it
+//! (`DEP_DPDK_FOUND`).
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,5 +1,6 @@
-//! Takes the programs that `scripts/build-ebpf` built into this crate. Without it the crate builds too, and says at run
-//! time what is missing: whoever only looks at the code needs no BPF toolchain.
+//! Takes the programs that `scripts/build-ebpf` built into this crate. Without it the crate builds
+//! too, and says at run time what is missing: whoever only looks at the code needs no BPF
+//! toolchain.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

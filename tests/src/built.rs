@@ -65,8 +65,8 @@ pub fn weir() -> PathBuf {
     found.expect("weir is built before: cargo build --release --bin weir")
 }
 
-/// The example `packet-filter` in a language, built from what is in the tree now with its own `build`, which says what is
-/// missing if it cannot.
+/// The example `packet-filter` in a language, built from what is in the tree now with its own
+/// `build`, which says what is missing if it cannot.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -130,8 +130,8 @@ pub fn from_template(language: &str, plane: &str, name: &str, directory: &Path) 
     changed_template(language, plane, name, directory, &[])
 }
 
-/// The same with some of its files' texts replaced: file, what stands there, and what shall; all of the file if nothing is said to stand
-/// there.
+/// The same with some of its files' texts replaced: file, what stands there, and what shall; all of
+/// the file if nothing is said to stand there.
 ///
 /// # Panics
 /// When it cannot be made or built, or what is to be replaced is not there.

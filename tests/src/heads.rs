@@ -1,7 +1,8 @@
 //! Heads that a hostile function writes, and what the gateway would send of them.
 //!
-//! Owns: making such heads out of any bytes, and looking at what came of them with a parser that is not Weir's. For a test of some thousands
-//! of cases and for a fuzz target. Must not know: how heads are checked.
+//! Owns: making such heads out of any bytes, and looking at what came of them with a parser that is
+//! not Weir's. For a test of some thousands of cases and for a fuzz target. Must not know: how
+//! heads are checked.
 
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Request, Response, Version, request, response};

@@ -1,7 +1,8 @@
-//! Weir in a guest (`weir_vm`): the guest, what it is plugged into, a directory that machine and guest have in common, and the host that
-//! runs in the guest.
+//! Weir in a guest (`weir_vm`): the guest, what it is plugged into, a directory that machine and
+//! guest have in common, and the host that runs in the guest.
 //!
-//! The guest emulates its CPU: what the compiler made there is kept from one run to the next, in `target/vm/compiled`.
+//! The guest emulates its CPU: what the compiler made there is kept from one run to the next, in
+//! `target/vm/compiled`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,8 +38,9 @@ fn compiled() -> PathBuf {
     target().join("vm/compiled")
 }
 
-/// See the module. Fields are dropped in order. Nobody in it announces or asks for anything by IPv6 by itself: every frame is a test's.
-/// All of it panics when something does not go well, and says what the host wrote.
+/// See the module. Fields are dropped in order. Nobody in it announces or asks for anything by IPv6
+/// by itself: every frame is a test's. All of it panics when something does not go well, and says
+/// what the host wrote.
 #[derive(Debug)]
 pub struct InGuest {
     /// The guest.
@@ -54,7 +56,8 @@ impl InGuest {
         Self::with(None, change)
     }
 
-    /// Boots a guest with a NIC, whose physical function `eth0` is up, and whose wire is the interface `wire` of a network namespace.
+    /// Boots a guest with a NIC, whose physical function `eth0` is up, and whose wire is the
+    /// interface `wire` of a network namespace.
     #[must_use]
     pub fn plugged(change: impl FnOnce(&mut Machine)) -> Self {
         let outside = Namespace::new("outside");
@@ -145,7 +148,8 @@ impl InGuest {
         }
     }
 
-    /// Starts the host with this configuration, and waits until it is ready. Its store is the guest's own.
+    /// Starts the host with this configuration, and waits until it is ready. Its store is the
+    /// guest's own.
     pub fn host(&self, config: &str) -> Process<'_> {
         self.write("weir.toml", &format!("{TABLES}{config}"));
         let kept = compiled();

@@ -1,12 +1,14 @@
-//! A laboratory: two hosts in network namespaces of their own, and a Weir host in a third between them, a bump in the wire.
+//! A laboratory: two hosts in network namespaces of their own, and a Weir host in a third between
+//! them, a bump in the wire.
 //!
 //! ```text
 //!   left  10.77.0.2, fd77::2           middle              right  10.77.0.1, fd77::1
 //!   [ eth0 ]────veth────[ left ] weir run [ right ]────veth────[ eth0 ]
 //! ```
 //!
-//! Everything that it makes ends with it: namespaces, interfaces, and the processes that it started. Needs root, iproute2
-//! and ethtool, and `target/release/weir` and `target/functions` from `scripts/build`.
+//! Everything that it makes ends with it: namespaces, interfaces, and the processes that it
+//! started. Needs root, iproute2 and ethtool, and `target/release/weir` and `target/functions` from
+//! `scripts/build`.
 
 mod clients;
 mod namespace;
@@ -65,7 +67,8 @@ fn wire(host: &Namespace, middle: &Namespace, side: &str, address: u8, queues: u
         "ip link add name eth0 {queues} type veth peer name {side} {queues} netns {}",
         middle.0
     ));
-    // What is offloaded to a veth pair is never done: packets would have no checksums, and no size of the wire's.
+    // What is offloaded to a veth pair is never done: packets would have no checksums, and no size
+    // of the wire's.
     host.sh("ethtool -K eth0 tx off txvlan off gro off");
     host.sh(&format!("ip address add 10.77.0.{address}/24 dev eth0"));
     host.sh(&format!("ip address add fd77::{address}/64 dev eth0 nodad"));
@@ -100,8 +103,8 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    /// Two hosts with a wire to the middle each, and a host of Weir's there whose ports `left` and `right` have these further
-    /// keys.
+    /// Two hosts with a wire to the middle each, and a host of Weir's there whose ports `left` and
+    /// `right` have these further keys.
     #[must_use]
     pub fn new(ports: PortKind, keys: &str) -> Self {
         Self::configured(ports, keys, "")

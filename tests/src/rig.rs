@@ -1,4 +1,5 @@
-//! A lane between two wires, driven by the test itself: push frames in, turn, look at what comes out.
+//! A lane between two wires, driven by the test itself: push frames in, turn, look at what comes
+//! out.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,8 +7,8 @@ use weir_sandbox::{Admitted, admit};
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
-/// The standard parts of a guest: memory, `cabi_realloc`, a `configure` that attaches the window and
-/// leaves its address in the global `$window`, and an empty `tick`.
+/// The standard parts of a guest: memory, `cabi_realloc`, a `configure` that attaches the window
+/// and leaves its address in the global `$window`, and an empty `tick`.
 ///
 /// `functions` are module fields; they must export `weir:net/packet@0.1.0#process`.
 #[must_use]
@@ -56,8 +56,9 @@ pub fn module(functions: &str) -> String {
     )
 }
 
-/// A `process` that runs this body for each packet, with locals `$i` (its index), `$p` (address of its
-/// first byte), `$length`, and `$verdict`, which is stored behind the body unless it is `next`, as verdicts are before the call.
+/// A `process` that runs this body for each packet, with locals `$i` (its index), `$p` (address of
+/// its first byte), `$length`, and `$verdict`, which is stored behind the body unless it is `next`,
+/// as verdicts are before the call.
 #[must_use]
 pub fn each(body: &str) -> String {
     format!(
@@ -111,7 +112,8 @@ pub fn admitted(functions: &str) -> Arc<Admitted> {
     Arc::new(admit(&upload(&module(functions), "packet-function")).expect("a good guest"))
 }
 
-/// The same with a state region, which refuses its configuration while the region's first word is not 0.
+/// The same with a state region, which refuses its configuration while the region's first word is
+/// not 0.
 ///
 /// # Panics
 /// When it is refused.
@@ -125,7 +127,8 @@ pub fn refusing(functions: &str) -> Arc<Admitted> {
     )
 }
 
-/// An admitted window function with these fields, whose `configure` ends with this; its answer is at 0x10.
+/// An admitted window function with these fields, whose `configure` ends with this; its answer is
+/// at 0x10.
 ///
 /// # Panics
 /// When it is refused.
@@ -142,16 +145,18 @@ pub fn module_configured(functions: &str, end: &str) -> String {
     module(functions).replacen(GOOD, &format!("{end}\n    (i32.const 0x10))"), 1)
 }
 
-/// The end of a `configure` that takes some ten milliseconds while the first word of the state region is not 0.
+/// The end of a `configure` that takes some ten milliseconds while the first word of the state
+/// region is not 0.
 pub const SLOW_AGAIN: &str = "(if (i32.load (global.get $state)) (then
       (local.set $kept (i32.const 100000000))
       (loop $more (br_if $more
         (local.tee $kept (i32.sub (local.get $kept) (i32.const 1)))))))
     (i32.store8 (i32.const 0x10) (i32.const 0))";
 
-/// An upload of the world that gets bursts by value, of which it wants so many bytes of each packet. A packet's verdict is
-/// its first four bytes (without 4 bytes: `next`). If the fifth is odd the packet loses as many bytes as its sixth says; if it is
-/// even and not 0, so many zeros are put in front. If the first packet's fifth is 5, the answer has a verdict too few.
+/// An upload of the world that gets bursts by value, of which it wants so many bytes of each
+/// packet. A packet's verdict is its first four bytes (without 4 bytes: `next`). If the fifth is
+/// odd the packet loses as many bytes as its sixth says; if it is even and not 0, so many zeros are
+/// put in front. If the first packet's fifth is 5, the answer has a verdict too few.
 #[must_use]
 pub fn bursting(head: u32) -> Vec<u8> {
     let text = format!(
@@ -211,8 +216,8 @@ pub fn bursting(head: u32) -> Vec<u8> {
     upload(&text, "packet-function-burst")
 }
 
-/// An upload of the copying world: takes its verdict from the packet's first four bytes; if the fifth is odd
-/// it gives back the packet without its first byte.
+/// An upload of the copying world: takes its verdict from the packet's first four bytes; if the
+/// fifth is odd it gives back the packet without its first byte.
 #[must_use]
 pub fn copying() -> Vec<u8> {
     let text = r#"(module
@@ -241,8 +246,9 @@ pub fn copying() -> Vec<u8> {
     upload(text, "packet-function-copy")
 }
 
-/// An upload of a function for requests that changes what it sees and waits, and says nothing of that any more when it goes on: paths begin
-/// with `/w`, pieces are half as long, and those that begin with `x` are left out.
+/// An upload of a function for requests that changes what it sees and waits, and says nothing of
+/// that any more when it goes on: paths begin with `/w`, pieces are half as long, and those that
+/// begin with `x` are left out.
 #[must_use]
 pub fn changes_and_waits() -> Vec<u8> {
     const TEXT: &str = r#"(module
@@ -286,8 +292,9 @@ pub fn changes_and_waits() -> Vec<u8> {
     upload(TEXT, "message-function")
 }
 
-/// An upload for messages that counts requests in its state region, and writes version and count, a digit each, into their path behind the
-/// first character. It traps at `/t`. After `/r` it saves that its successor is to refuse what it saved, which one does that `refuses`.
+/// An upload for messages that counts requests in its state region, and writes version and count, a
+/// digit each, into their path behind the first character. It traps at `/t`. After `/r` it saves
+/// that its successor is to refuse what it saved, which one does that `refuses`.
 #[must_use]
 pub fn counts_requests(version: u8, refuses: bool) -> Vec<u8> {
     const TEXT: &str = r#"(module
@@ -350,7 +357,8 @@ pub fn counts_requests(version: u8, refuses: bool) -> Vec<u8> {
     upload(&text.replace("REFUSES", if refuses { "1" } else { "0" }), "message-function-saving")
 }
 
-/// How a module for this interface begins whose `configure` attaches a window, and that wants these events.
+/// How a module for this interface begins whose `configure` attaches a window, and that wants these
+/// events.
 fn attached(interface: &str, wants: u32) -> String {
     const TEXT: &str = r#"(module
   (import "weir:net/host@0.1.0" "attach-window" (func $attach-window (param i32 i32) (result i32)))
@@ -373,7 +381,8 @@ fn attached(interface: &str, wants: u32) -> String {
     TEXT.replace("INTERFACE", interface).replace("WANTS", &wants.to_string())
 }
 
-/// An upload for messages that lets everything pass, with these bodies of `save` and `restore`; the latter leaves its answer at 0x10.
+/// An upload for messages that lets everything pass, with these bodies of `save` and `restore`; the
+/// latter leaves its answer at 0x10.
 #[must_use]
 pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
     const TEXT: &str = r#"  (func (export "weir:net/message@0.1.0#request-head") (param i32 i32) (result i64) (i64.const 0))
@@ -396,8 +405,8 @@ pub fn saving_messages(save: &str, restore: &str) -> Vec<u8> {
     upload(&(attached("message", 1) + &text), "message-function-saving")
 }
 
-/// An upload of a function for connections that wants these events, and answers their being opened with what this leaves on the stack. It
-/// traps when it sees bytes.
+/// An upload of a function for connections that wants these events, and answers their being opened
+/// with what this leaves on the stack. It traps when it sees bytes.
 #[must_use]
 pub fn for_connections(wants: u32, opened: &str) -> Vec<u8> {
     const TEXT: &str = r#"  (func (export "weir:net/connection@0.1.0#opened") (param i32 i32) (result i64) OPENED)

@@ -7,12 +7,13 @@ use weir_tests::built::built;
 use weir_tests::rig::{Rig, dropped_by_reason, function, plan};
 use weir_tests::wat_guest::{self, each};
 
-/// Bytes of a frame: which functions answer it when it comes forward and when it comes in reverse, as bits; how many have seen
-/// it; and from the next one on which those were.
+/// Bytes of a frame: which functions answer it when it comes forward and when it comes in reverse,
+/// as bits; how many have seen it; and from the next one on which those were.
 const FORWARD: usize = 4;
 const SEEN: usize = 6;
 
-/// A function that says in the frame that it has seen it, and in which direction (2 * `number`, 1 more in reverse), and answers if it is to.
+/// A function that says in the frame that it has seen it, and in which direction (2 * `number`, 1
+/// more in reverse), and answers if it is to.
 fn notes(number: usize) -> FunctionPlan {
     let body = format!(
         "(local.set $d (i32.and (i32.const 1) (i32.load16_u offset=0x2002
@@ -122,7 +123,8 @@ fn is_right(bytes: &[u8]) -> bool {
     Sum16BitWords::new().add_slice(bytes).ones_complement() == 0
 }
 
-/// What the peer gets of IP's payload in the one frame that comes out: nothing comes out on the inside.
+/// What the peer gets of IP's payload in the one frame that comes out: nothing comes out on the
+/// inside.
 fn to_the_peer(rig: &mut Rig) -> Vec<u8> {
     rig.settle();
     assert!(Rig::drain(&rig.inside).is_empty());

@@ -1,4 +1,5 @@
-//! The book in `docs/`: every page has its place in the contents, every link leads somewhere, examples are what they are shown as.
+//! The book in `docs/`: every page has its place in the contents, every link leads somewhere,
+//! examples are what they are shown as.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -100,7 +101,8 @@ fn every_link_leads_somewhere() {
             } else {
                 path.parent().expect("a folder").join(file)
             };
-            // The book is made of docs/ alone: mdBook would leave such a link as it is, also one that comes back by the folder's name.
+            // The book is made of docs/ alone: mdBook would leave such a link as it is, also one
+            // that comes back by the folder's name.
             let leaves = path.strip_prefix(root.join("docs")).is_ok_and(|page| {
                 let up = Path::new(file).components().filter(|part| *part == Component::ParentDir);
                 up.count() >= page.components().count()
@@ -198,7 +200,8 @@ fn crates_depend_on_those_below_them_only() {
     assert!(crates.len() > 20 && wrong.is_empty(), "docs/architecture.md: {wrong:#?}");
 }
 
-/// `scripts/test` tests the examples in the documentation of the SDK for Rust, and of no other crate.
+/// `scripts/test` tests the examples in the documentation of the SDK for Rust, and of no other
+/// crate.
 #[test]
 fn no_other_crate_has_examples_that_nobody_tests() {
     let mut all = Vec::new();
@@ -219,7 +222,8 @@ fn no_other_crate_has_examples_that_nobody_tests() {
     }
 }
 
-/// What stands around examples that are parts of a listener or a chain: some of it above, some below.
+/// What stands around examples that are parts of a listener or a chain: some of it above, some
+/// below.
 const WHOLES: [(&str, &str); 6] = [
     ("", ""),
     ("[[listener]]\nname = \"l\"\naddress = \"127.0.0.1:1\"\nprotocol = \"http\"\n", ""),

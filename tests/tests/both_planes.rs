@@ -1,5 +1,6 @@
-//! One chain on both planes, end to end: real clients on the left, packets through `firewall` and `nat`, requests through `waf`
-//! and `http-cache`, a server behind; other packets of the same wire go on to the right.
+//! One chain on both planes, end to end: real clients on the left, packets through `firewall` and
+//! `nat`, requests through `waf` and `http-cache`, a server behind; other packets of the same wire
+//! go on to the right.
 //!
 //! ```text
 //!   left ──[ firewall nat ]──┬── right                 [ waf http-cache ]── 127.0.0.1:9000
@@ -38,7 +39,8 @@ chain = "edge"
 upstream = ["127.0.0.1:9000"]
 "#;
 
-/// The chain's file; what is for the right's port 80 gets this action. Workers give out ports of their own, if there are several.
+/// The chain's file; what is for the right's port 80 gets this action. Workers give out ports of
+/// their own, if there are several.
 fn chain(action: &str, workers: u8) -> String {
     let (of_chain, of_nat) = match workers {
         1 => (String::new(), ""),
@@ -93,7 +95,8 @@ enum Way {
     Link,
 }
 
-/// The laboratory with a way to the kernel, servers and all functions, and who keeps the middle's server.
+/// The laboratory with a way to the kernel, servers and all functions, and who keeps the middle's
+/// server.
 fn lab(ports: PortKind, way: Way, workers: u8) -> (Lab, Running) {
     let mut lab = Lab::wired_with(workers);
     let mut tables = TABLES.to_owned();
@@ -252,7 +255,8 @@ fn adds_up(chain: &Value) -> bool {
     count("packets_in") + count("packets_made") == gone
 }
 
-/// Every function is replaced while a download goes on; one by a canary that is made the running version, one goes back.
+/// Every function is replaced while a download goes on; one by a canary that is made the running
+/// version, one goes back.
 fn replace_under_load(lab: &Lab) {
     let download = lab.start_fetch(GATEWAY, RATE);
     for name in FUNCTIONS {
@@ -376,7 +380,8 @@ fn netns_a_chain_of_both_planes_goes_up_by_a_link() {
     pass(PortKind::Xdp, Way::Link);
 }
 
-/// By AF_XDP: of what an AF_PACKET socket gets the kernel has its copy, which here has the address that it listens to.
+/// By AF_XDP: of what an AF_PACKET socket gets the kernel has its copy, which here has the address
+/// that it listens to.
 #[test]
 fn netns_a_chain_of_both_planes_goes_up_by_a_link_from_a_dpdk_port() {
     pass(PortKind::DpdkAfXdp, Way::Link);

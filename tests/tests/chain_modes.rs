@@ -1,5 +1,5 @@
-//! A linked chain and the same chain run one by one do exactly the same, whatever functions decide and
-//! whatever they write.
+//! A linked chain and the same chain run one by one do exactly the same, whatever functions decide
+//! and whatever they write.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ fn obeys(offset: usize) -> String {
     ))
 }
 
-/// A guest that also changes packets: adds 1 to a byte, and strips or prepends by what the byte says.
+/// A guest that also changes packets: adds 1 to a byte, and strips or prepends by what the byte
+/// says.
 fn changes(offset: usize) -> String {
     each(&format!(
         "(if (i32.gt_u (local.get $length) (i32.const {offset})) (then

@@ -1,4 +1,5 @@
-//! Ports on interfaces when nothing comes in, when the interface goes away, and when frames are long: for each kind.
+//! Ports on interfaces when nothing comes in, when the interface goes away, and when frames are
+//! long: for each kind.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -117,7 +118,8 @@ const CHAIN_BESIDE: &str =
 /// One that has the ports of the chain `edge`, too, where a rule sends it something.
 const CHAIN_AT_EDGE: &str = "name = \"more\"\nfrom = \"left\"\nto = \"right\"\nsteered = true\n[[function]]\nuse = \"null\"\n";
 
-/// A host that starts without the interface of the port on the right has all else; what has that port comes when it does.
+/// A host that starts without the interface of the port on the right has all else; what has that
+/// port comes when it does.
 fn starts_without_an_interface(lab: &mut Lab) {
     lab.stop();
     lab.right.sh("ip link delete dev eth0");

@@ -1,4 +1,5 @@
-//! Nothing that a function writes into a head makes the host panic, or leads to a message that somebody else would read as another one.
+//! Nothing that a function writes into a head makes the host panic, or leads to a message that
+//! somebody else would read as another one.
 
 use proptest::prelude::*;
 use weir_tests::heads::abuse;

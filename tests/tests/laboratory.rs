@@ -1,5 +1,6 @@
-//! The laboratory: real clients and servers talk through a real host, for each kind of port and each of these functions.
-//! All of it passes, also while the function is replaced and while the chain faults, and every packet is accounted for.
+//! The laboratory: real clients and servers talk through a real host, for each kind of port and
+//! each of these functions. All of it passes, also while the function is replaced and while the
+//! chain faults, and every packet is accounted for.
 //!
 //! | | firewall | nat | router | l4lb |
 //! | --- | --- | --- | --- | --- |
@@ -8,9 +9,11 @@
 //! | `dpdk`, `net_af_packet` | x | x | x | x |
 //! | `dpdk`, `net_af_xdp` | x | x | x | x |
 //!
-//! Clients: ping, ping6, curl, dig (UDP and TCP), iperf3 (TCP both ways, UDP), by IPv4 and IPv6; `nat` translates IPv4 alone.
-//! Pings are traced on their way. A download goes on while the function is swapped, and while a function in front of it traps: once where its policy is
-//! fail-closed, once where it is fail-open. Each time all functions of the chain are made anew, over the state that they had.
+//! Clients: ping, ping6, curl, dig (UDP and TCP), iperf3 (TCP both ways, UDP), by IPv4 and IPv6;
+//! `nat` translates IPv4 alone. Pings are traced on their way. A download goes on while the
+//! function is swapped, and while a function in front of it traps: once where its policy is
+//! fail-closed, once where it is fail-open. Each time all functions of the chain are made anew,
+//! over the state that they had.
 
 use std::time::{Duration, Instant};
 
@@ -162,7 +165,8 @@ laboratory! {
     dpdk_af_xdp = PortKind::DpdkAfXdp, "": firewall = FIREWALL, nat = NAT, router = ROUTER, l4lb = L4LB;
 }
 
-/// Bytes of the download, bytes a second of the slow one, and the times at which something happens to it.
+/// Bytes of the download, bytes a second of the slow one, and the times at which something happens
+/// to it.
 const FILE: usize = 3_000_000;
 const RATE: &str = "1500k";
 const STEP: Duration = Duration::from_millis(350);
@@ -339,8 +343,8 @@ fn by_kernel(port: &Value) -> u64 {
     port["drops"]["tx-kernel"].as_u64().unwrap_or(0)
 }
 
-/// Every frame that a host sent came in, or was dropped and counted; every packet that came in left, or was dropped under
-/// a reason; all that left arrived. No buffer is missing.
+/// Every frame that a host sent came in, or was dropped and counted; every packet that came in
+/// left, or was dropped under a reason; all that left arrived. No buffer is missing.
 fn account(lab: &Lab, before: &Counts, after: &Counts) {
     let grown = |of: &dyn Fn(&Counts) -> u64| of(after) - of(before);
     let mut received = 0;

@@ -1,4 +1,5 @@
-//! Hostile and broken functions: each costs at most its own packets, is named, and hurts nobody else.
+//! Hostile and broken functions: each costs at most its own packets, is named, and hurts nobody
+//! else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -165,7 +166,8 @@ fn a_function_that_spins_is_stopped_by_its_deadline() {
 
 #[test]
 fn a_function_that_has_the_engine_fill_its_memory_again_and_again_is_stopped() {
-    // Much more than the deadline each time, but no code of its own runs for long: neither way is looked at in between.
+    // Much more than the deadline each time, but no code of its own runs for long: neither way is
+    // looked at in between.
     for fills in [1, 4] {
         let fill = "(memory.fill (i32.const 0x10000) (i32.const 7) (i32.const 0x8000000))";
         let text = module(&each(&fill.repeat(fills)))
@@ -181,7 +183,8 @@ fn a_function_that_has_the_engine_fill_its_memory_again_and_again_is_stopped() {
             let status = status.lock().unwrap();
             status.events.iter().any(|(_, event)| event.contains("deadline"))
         };
-        // All at one time, so that hardly any burst is timed: in those nobody is looked at behind a function.
+        // All at one time, so that hardly any burst is timed: in those nobody is looked at behind a
+        // function.
         let bursts = (0..500).take_while(|_| {
             push(&mut rig, 0, 1);
             !told(&rig)
@@ -445,8 +448,9 @@ fn every_verdict_does_what_it_says() {
 
 #[test]
 fn held_packets_come_back_later_and_nothing_can_be_sent_twice() {
-    // Holds every packet; on a packet numbered 100 it first sends all it was ever given, twice, with
-    // offsets and lengths as noted; refusals are counted in a word that the last packet carries out.
+    // Holds every packet; on a packet numbered 100 it first sends all it was ever given, twice,
+    // with offsets and lengths as noted; refusals are counted in a word that the last packet
+    // carries out.
     let body = r#"  (global $noted (mut i32) (i32.const 0))
   (func (export "weir:net/packet@0.1.0#process") (param $count i32)
     (local $i i32) (local $j i32) (local $d i32) (local $refused i32) (local $p i32)
@@ -496,8 +500,8 @@ fn held_packets_come_back_later_and_nothing_can_be_sent_twice() {
 
 #[test]
 fn a_function_that_never_lets_go_cannot_drain_the_pool_and_can_learn_so() {
-    // Holds every packet, and asks before each burst about those of the one before: a `send` that cannot be says first whose
-    // they are. Its own come first.
+    // Holds every packet, and asks before each burst about those of the one before: a `send` that
+    // cannot be says first whose they are. Its own come first.
     let body = r#"  (global $noted (mut i32) (i32.const 0))
   (func (export "weir:net/packet@0.1.0#process") (param $count i32)
     (local $i i32) (local $d i32) (local $lost i32)
@@ -584,7 +588,8 @@ fn a_window_at_a_bad_place_is_refused_when_the_chain_is_made() {
 
 #[test]
 fn a_function_that_is_being_configured_writes_nowhere_in_its_window() {
-    // Verdicts, a descriptor, a room, and a room by the host's hand: others are at work in all of them.
+    // Verdicts, a descriptor, a room, and a room by the host's hand: others are at work in all of
+    // them.
     for store in [
         "(i32.store offset=0x1000 (global.get $window) (i32.const 0x301))",
         "(i32.store offset=0 (global.get $window) (i32.const 1))",
@@ -666,7 +671,8 @@ fn writes_that_the_host_makes_for_a_guest_cannot_crash_it_nor_reach_read_only_me
 
 #[test]
 fn a_function_that_has_the_engine_write_everywhere_is_stopped_with_the_next_epoch() {
-    // For as long as it may, all over its window; the length is no constant, so that no code of its own writes.
+    // For as long as it may, all over its window; the length is no constant, so that no code of its
+    // own writes.
     let everywhere = each(
         "(local.set $length (i32.const 0))
          (loop $more
@@ -792,7 +798,8 @@ fn slow_instances_are_made_elsewhere() {
         Rig::drain(&rig.outside).len()
     };
     assert_eq!(passes(&mut rig, 3), 1);
-    // The next time it is known to be slow. If somebody publishes another version meanwhile, that one stays.
+    // The next time it is known to be slow. If somebody publishes another version meanwhile, that
+    // one stays.
     push(&mut rig, 4, 1);
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     let made = rig.lane.missing().expect("it has no instances").make();
@@ -847,7 +854,8 @@ fn a_chain_that_is_applied_again_has_its_policies_and_begins_anew() {
     assert_eq!(dropped_by_reason(&counts), [("fault", 1)]);
 }
 
-/// Sends so many packets of its own to the next function in each `tick`, and wants the next one at once.
+/// Sends so many packets of its own to the next function in each `tick`, and wants the next one at
+/// once.
 fn restless(packets: u32) -> FunctionPlan {
     let tick = format!(
         r#"#tick") (param $now i64) (local $sent i32)

@@ -10,7 +10,8 @@ use weir_sandbox::thread_time;
 use weir_tests::rig::{Rig, dropped_by_reason, frame, function, number, plan};
 use weir_tests::wat_guest::{self, each};
 
-/// Writes this byte to place `at` of each packet; packets whose number ends in 3 bits of 0 it drops with reason 2.
+/// Writes this byte to place `at` of each packet; packets whose number ends in 3 bits of 0 it drops
+/// with reason 2.
 fn marks(name: &str, at: u32, byte: u8) -> FunctionPlan {
     let body = format!(
         "(i32.store8 offset={at} (local.get $p) (i32.const {byte}))
@@ -85,7 +86,8 @@ fn packets_are_followed_through_a_linked_chain_in_both_directions() {
 
 #[test]
 fn what_a_function_makes_is_followed_and_jumps_are_shown() {
-    // Sends a packet of its own for the first of each burst, and lets odd ones jump over the next function.
+    // Sends a packet of its own for the first of each burst, and lets odd ones jump over the next
+    // function.
     let makes = function(
         "makes",
         wat_guest::admitted(&each(
@@ -113,7 +115,8 @@ fn what_a_function_makes_is_followed_and_jumps_are_shown() {
 
 #[test]
 fn an_answer_is_followed_past_the_functions_that_it_passes_on_its_way_back() {
-    // Answers what comes to it with a 1 behind its number; the one before it drops what was answered with a 2 there.
+    // Answers what comes to it with a 1 behind its number; the one before it drops what was
+    // answered with a 2 there.
     let answers = each(
         "(if (i32.load8_u offset=4 (local.get $p)) (then (local.set $verdict (i32.const 2))))",
     );

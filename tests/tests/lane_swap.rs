@@ -10,8 +10,8 @@ use weir_sandbox::{Admitted, admit};
 use weir_tests::rig::{Rig, dropped_by_reason, frame, function, number, plan};
 use weir_tests::wat_guest::{self, each, module, upload};
 
-/// Numbers packets in its state region: adds 1 to the u32 at its start and writes it to bytes 4..8 of the
-/// packet, and the version to byte 8.
+/// Numbers packets in its state region: adds 1 to the u32 at its start and writes it to bytes 4..8
+/// of the packet, and the version to byte 8.
 fn counting(version: u8) -> Arc<Admitted> {
     wat_guest::admitted(&each(&format!(
         "(i32.store (global.get $state) (i32.add (i32.load (global.get $state)) (i32.const 1)))
@@ -167,8 +167,8 @@ fn a_function_that_writes_to_kept_state_while_configured_gets_a_fresh_region() {
     rig.finish();
 }
 
-/// As [`counting`], but with the number in memory of its own, which goes from version to version by `save` and `restore`, whose first
-/// instructions these are; `verdict` is that of each packet.
+/// As [`counting`], but with the number in memory of its own, which goes from version to version by
+/// `save` and `restore`, whose first instructions these are; `verdict` is that of each packet.
 fn saving(version: u8, save: &str, restored: u32, verdict: u32) -> FunctionPlan {
     let text = module(&format!(
         "{}
@@ -350,7 +350,8 @@ fn what_functions_counted_stays_under_their_names_when_the_chain_gets_others() {
     let mut publish = |functions, sent| {
         let staged = rig.lane.site().stage(plan(functions), &rig.lane.states()).unwrap();
         rig.lane.publish(staged, None).unwrap();
-        // Whoever reads now, before the lane has counted anything more, gives each function what is its own.
+        // Whoever reads now, before the lane has counted anything more, gives each function what is
+        // its own.
         let (read, _) = shared.read();
         let named = |name: &str| read.of(name).map_or((0, 0), |f| (f.packets, f.drops[5]));
         assert_eq!((named("null"), named("deny")), sent);
@@ -486,7 +487,8 @@ fn a_canary_passes_by_what_is_out_of_order() {
     rig.finish();
 }
 
-/// Version 2 of function f, which counts its ticks, and how many there were; with this in `configure`.
+/// Version 2 of function f, which counts its ticks, and how many there were; with this in
+/// `configure`.
 fn counts_ticks(configure: &str) -> (FunctionPlan, impl Fn() -> u64) {
     let new = wat_guest::module(wat_guest::NULL)
         .replace(
@@ -817,7 +819,8 @@ fn new_instances_after_a_fault_are_made_of_the_code_that_is_there() {
         rig.inside.push_at(frame(n), u64::from(n) * SECOND);
         rig.settle();
     };
-    // Code that is asked for again comes from the sandbox's memory, in no time; that may not have it any more.
+    // Code that is asked for again comes from the sandbox's memory, in no time; that may not have
+    // it any more.
     let first = rig.lane.compiled_in();
     assert!(!first.is_zero());
     fault(&mut rig, 1);

@@ -7,7 +7,8 @@ use weir_tests::wat_guest::{self, each};
 const ALL: TapConfig =
     TapConfig { place: TapPlace::Chain, incoming: true, outgoing: true, snap_length: 65_536 };
 
-/// Writes 7 to place 8 of each packet; those whose number ends in 3 bits of 0 it drops with reason 2; for number 3 it sends one of its own.
+/// Writes 7 to place 8 of each packet; those whose number ends in 3 bits of 0 it drops with reason
+/// 2; for number 3 it sends one of its own.
 fn marks() -> weir_packet_plane::FunctionPlan {
     let body = "(i32.store8 offset=8 (local.get $p) (i32.const 7))
          (if (i32.eqz (i32.and (i32.load (local.get $p)) (i32.const 7)))

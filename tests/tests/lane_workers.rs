@@ -1,4 +1,5 @@
-//! Two lanes of one chain: which packets each gets, and that none is lost on the way from one to the other.
+//! Two lanes of one chain: which packets each gets, and that none is lost on the way from one to
+//! the other.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,15 +20,16 @@ use weir_tests::wat_guest::{NULL, admitted, each};
 const LANES: usize = 2;
 const ROOMS: u32 = 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Adds 100 to the last byte of the source address (forward) or takes it from the destination's (reverse): byte 6 of the
-/// metadata is the flags, of which 1 is "reverse".
+/// Adds 100 to the last byte of the source address (forward) or takes it from the destination's
+/// (reverse): byte 6 of the metadata is the flags, of which 1 is "reverse".
 const TRANSLATE: &str = "
     (if (i32.and (i32.load16_u offset=0x2002 (i32.add (global.get $window) (i32.shl (local.get $i) (i32.const 3))))
                  (i32.const 1))
       (then (i32.store8 offset=33 (local.get $p) (i32.sub (i32.load8_u offset=33 (local.get $p)) (i32.const 100))))
       (else (i32.store8 offset=29 (local.get $p) (i32.add (i32.load8_u offset=29 (local.get $p)) (i32.const 100)))))";
 
-/// A UDP packet of a flow; in the other direction if `back`. Its ends' addresses end with the flow's number and with 7.
+/// A UDP packet of a flow; in the other direction if `back`. Its ends' addresses end with the
+/// flow's number and with 7.
 fn udp(flow: u8, back: bool) -> Vec<u8> {
     let mut frame = vec![0; 60];
     frame[12..14].copy_from_slice(&[8, 0]);
@@ -391,8 +393,8 @@ impl Port for Queue {
     }
 }
 
-/// Lanes over devices that spread symmetrically, and the kernel's ends. `placed`: the devices' queues can be told; it is that of the
-/// first end's port, modulo the lanes.
+/// Lanes over devices that spread symmetrically, and the kernel's ends. `placed`: the devices'
+/// queues can be told; it is that of the first end's port, modulo the lanes.
 fn by_device(function: &FunctionPlan, placed: bool) -> (Lanes, Vec<Wire>) {
     let symmetric = Spreading::Symmetric { rule: "test", queues: 2, table: 0, fields: 1 };
     let place: Placement = Arc::new(|flow| {

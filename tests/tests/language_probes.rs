@@ -1,5 +1,6 @@
-//! What the SDKs without Rust offer beside deciding: changing packets, state over a swap, log, counters, and that what goes
-//! wrong in a function is a fault that its log explains. Linked and one by one.
+//! What the SDKs without Rust offer beside deciding: changing packets, state over a swap, log,
+//! counters, and that what goes wrong in a function is a fault that its log explains. Linked and
+//! one by one.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The function `packet-filter` in every language: built from source with its SDK, it decides as tshark's filters say.
+//! The function `packet-filter` in every language: built from source with its SDK, it decides as
+//! tshark's filters say.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,7 +79,8 @@ impl Example {
         replay.output().unwrap()
     }
 
-    /// Replays the capture with every set of rules, of which the function is configured with what is made.
+    /// Replays the capture with every set of rules, of which the function is configured with what
+    /// is made.
     fn decides_as_expected(&self, made: &dyn Fn(&Value) -> Value) {
         let Self { language, directory, .. } = self;
         let expected: Value =
@@ -239,7 +241,8 @@ fn the_c_sdk_natively() {
     assert!(Command::new(program).status().unwrap().success());
 }
 
-/// Parts of the SDK for JavaScript and TypeScript, and of their templates, that need no host, in Node.
+/// Parts of the SDK for JavaScript and TypeScript, and of their templates, that need no host, in
+/// Node.
 #[test]
 fn the_javascript_sdk_natively() {
     let workspace = weir_tests::built::workspace();

@@ -439,7 +439,8 @@ fn a_function_comes_back_when_there_are_threads_again() {
         let telemetry = Arc::new(Telemetry::default());
         let rig = Rig::with(&["one"], |plan| plan.telemetry = Arc::clone(&telemetry));
         let before = getrlimit(Resource::As);
-        // The process has more already: it can map no more, and so no stack of a thread, whatever is unmapped meanwhile.
+        // The process has more already: it can map no more, and so no stack of a thread, whatever
+        // is unmapped meanwhile.
         setrlimit(Resource::As, Rlimit { current: Some(1 << 20), ..before }).unwrap();
         // Stacks of threads that have ended are used again.
         let other = || std::thread::Builder::new().spawn(std::thread::park).ok();
@@ -835,7 +836,8 @@ fn what_brings_back_a_version_says_whether_it_did() {
         assert!(error.contains("what it ran before is not known any more"), "{error}");
         let told = fault().await;
         assert!(matches!(&told, Notice::Fault { version, .. } if version == "2"), "{told:?}");
-        // What an operator wants back goes back to nothing, from its first moment on, but is undone where another part refuses it.
+        // What an operator wants back goes back to nothing, from its first moment on, but is undone
+        // where another part refuses it.
         for undone in [false, true] {
             swap("3");
             rig.chain.swap_back(stage("2")).unwrap();

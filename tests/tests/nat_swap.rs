@@ -1,5 +1,5 @@
-//! `nat` replaced a thousand times while thousands of flows go through it in both directions: no packet is lost, and every flow
-//! keeps its external port.
+//! `nat` replaced a thousand times while thousands of flows go through it in both directions: no
+//! packet is lost, and every flow keeps its external port.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,7 +38,8 @@ fn versions() -> [FunctionPlan; 2] {
     })
 }
 
-/// An inside host and its port. All hosts use the same ports, so that most of them get another outside.
+/// An inside host and its port. All hosts use the same ports, so that most of them get another
+/// outside.
 fn inside(flow: usize) -> ([u8; 4], u16) {
     let (host, port) = (flow as u16 / PORTS, flow as u16 % PORTS);
     ([10, 0, 0, 2 + host as u8], 5000 + port)
@@ -100,7 +101,8 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// Sends one packet of each of so many flows in each direction, going on where the last call ended.
+    /// Sends one packet of each of so many flows in each direction, going on where the last call
+    /// ended.
     fn send(&mut self, flows: u32) {
         for _ in 0..flows {
             let flow = self.sent[0] as usize % FLOWS;
@@ -111,8 +113,8 @@ impl Traffic {
         }
     }
 
-    /// Looks at what has come through, waiting for the next packet at most so long: all in order, and each to the byte what its
-    /// flow's translation makes of it.
+    /// Looks at what has come through, waiting for the next packet at most so long: all in order,
+    /// and each to the byte what its flow's translation makes of it.
     fn look(&mut self, wait: Duration) {
         while let Some(out) = self.outside.take(wait) {
             let (flow, number) = numbers(&out);

@@ -1,4 +1,5 @@
-//! The SDKs as packages of their languages: what somebody else's build system takes makes functions, too.
+//! The SDKs as packages of their languages: what somebody else's build system takes makes
+//! functions, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! A function made with the Rust SDK in the real sandbox: everything it can ask of the host.
 //!
-//! The tests build these functions with `scripts/build-functions`, which says what is missing if it cannot.
+//! The tests build these functions with `scripts/build-functions`, which says what is missing if it
+//! cannot.
 
 use std::sync::Arc;
 

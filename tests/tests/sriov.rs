@@ -1,5 +1,6 @@
-//! Virtual functions of an emulated Intel 82576 in a guest (`tests/vm`): by hand, and by the host, which leaves them as it found
-//! them: when it ends, and after it was killed. And what becomes of a port whose function is removed under traffic.
+//! Virtual functions of an emulated Intel 82576 in a guest (`tests/vm`): by hand, and by the host,
+//! which leaves them as it found them: when it ends, and after it was killed. And what becomes of a
+//! port whose function is removed under traffic.
 
 use std::time::Duration;
 
@@ -160,8 +161,9 @@ protocol = "http"
 upstream = ["127.0.0.1:9"]
 "#;
 
-/// Sends a frame in VLAN 100 to a function, and waits for the answer there: what it gets comes back. The kernel tells the tag of
-/// what is received beside the frame (packet(7), `PACKET_AUXDATA`).
+/// Sends a frame in VLAN 100 to a function, and waits for the answer there: what it gets comes
+/// back. The kernel tells the tag of what is received beside the frame (packet(7),
+/// `PACKET_AUXDATA`).
 const SWAPPED: &str = r#"
 import socket, struct, sys
 to = bytes.fromhex(sys.argv[1].replace(":", ""))

@@ -1,4 +1,5 @@
-//! Several chains between the same ports: rules, verdicts for whole flows, and flows that functions move elsewhere.
+//! Several chains between the same ports: rules, verdicts for whole flows, and flows that functions
+//! move elsewhere.
 
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,7 +67,8 @@ fn answer(flow: u16, payload: &[u32]) -> Vec<u8> {
 /// What a port is told about moved flows: where they go, and that they are void.
 type Told = Arc<Mutex<Vec<Option<Moved>>>>;
 
-/// A wire that notes what it is told about moved flows, and perhaps has a way to the kernel's stack.
+/// A wire that notes what it is told about moved flows, and perhaps has a way to the kernel's
+/// stack.
 struct Noting {
     port: ChannelPort,
     told: Told,
@@ -699,8 +701,9 @@ fn held_packets_and_timers_of_a_chain_beside_another_are_not_forgotten() {
     rig.finish();
 }
 
-/// As [`obeys`] the payload's first word, and decides about flows; traps if it is [`TRAP`]. While the first word of its state region is
-/// not 0 it refuses its configuration; a packet whose second word is not 0 sets it.
+/// As [`obeys`] the payload's first word, and decides about flows; traps if it is [`TRAP`]. While
+/// the first word of its state region is not 0 it refuses its configuration; a packet whose second
+/// word is not 0 sets it.
 fn traps() -> FunctionPlan {
     let body = each(&format!(
         "(local.set $verdict (i32.load offset={PAYLOAD} (local.get $p)))
@@ -725,12 +728,14 @@ fn a_fault_in_a_burst_leaves_the_ways_of_its_other_packets() {
     rig.add("chain", vec![traps()], true);
     rig.push_at(1, &[datagram(1, &[DROP | VERDICT_FINAL, 0])]);
     let other = Verdict::Drop(3).encode() | VERDICT_FINAL;
-    // One flow makes the function trap, which makes void what it had decided about the other one, in the same burst.
+    // One flow makes the function trap, which makes void what it had decided about the other one,
+    // in the same burst.
     rig.push_at(2, &[datagram(2, &[TRAP, 0]), datagram(1, &[other, 0])]);
     let counts = rig.counts(1);
     assert_eq!(dropped_by_reason(&counts), [("fault", 1), ("flow-verdict", 1)]);
     assert_eq!(counts.functions[0].drops[0], 1);
-    // From the next burst on it is asked again, when it is back: behind the burst that tells the time.
+    // From the next burst on it is asked again, when it is back: behind the burst that tells the
+    // time.
     rig.push_at(1_000_000_000, &[datagram(3, &[NEXT, 0])]);
     rig.push_at(1_000_000_001, &[datagram(1, &[NEXT, 0])]);
     assert_eq!(drain(&rig.outside).len(), 1);

@@ -1,4 +1,5 @@
-//! Steering end to end: a real host between real hosts, rules that choose between two chains, the kernel and nothing.
+//! Steering end to end: a real host between real hosts, rules that choose between two chains, the
+//! kernel and nothing.
 
 use serde_json::Value;
 use weir_tests::lab::{Lab, Namespace, PortKind};

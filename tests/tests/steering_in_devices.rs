@@ -1,5 +1,6 @@
-//! Steering rules that a device has itself, by rte_flow: a `dpdk` port over `net_tap`, which makes filters of the kernel's (`tc`
-//! flower) of them. In a guest (`tests/vm`), because not every kernel has those.
+//! Steering rules that a device has itself, by rte_flow: a `dpdk` port over `net_tap`, which makes
+//! filters of the kernel's (`tc` flower) of them. In a guest (`tests/vm`), because not every kernel
+//! has those.
 
 use std::time::{Duration, Instant};
 

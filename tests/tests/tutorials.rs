@@ -1,6 +1,7 @@
-//! The tutorials in `docs/guide/languages/`, word for word: their `sh` blocks are run one after the other by one shell in a new
-//! directory, with the `weir` that was built; a `text` block that comes next is what the block shows. In it, `...` stands for anything
-//! on a line, and for any lines if it is all of one.
+//! The tutorials in `docs/guide/languages/`, word for word: their `sh` blocks are run one after the
+//! other by one shell in a new directory, with the `weir` that was built; a `text` block that comes
+//! next is what the block shows. In it, `...` stands for anything on a line, and for any lines if
+//! it is all of one.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -82,7 +83,8 @@ fn follow(page: &Path) -> Result<(), Failed> {
         .current_dir(directory.path())
         .env("PATH", std::env::join_paths(path)?)
         .env("NO_COLOR", "1")
-        // Rust's own library may have to be built, too, which takes a minute: once for all projects.
+        // Rust's own library may have to be built, too, which takes a minute: once for all
+        // projects.
         .env("CARGO_BUILD_BUILD_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-projects"))
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -1,4 +1,5 @@
-//! A station one of whose ports is the kernel's stack: what goes up, and whose the kernel's answers are.
+//! A station one of whose ports is the kernel's stack: what goes up, and whose the kernel's answers
+//! are.
 
 use std::sync::Arc;
 use std::time::Duration;

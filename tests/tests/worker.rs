@@ -1,4 +1,5 @@
-//! Lanes that sleep: beside a busy lane and beside none, woken by their ports, by time, and by commands.
+//! Lanes that sleep: beside a busy lane and beside none, woken by their ports, by time, and by
+//! commands.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;

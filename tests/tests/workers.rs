@@ -1,5 +1,5 @@
-//! Chains on several workers end to end: real hosts talk through veth pairs with two queues, and the two directions of a flow come
-//! to different ones.
+//! Chains on several workers end to end: real hosts talk through veth pairs with two queues, and
+//! the two directions of a flow come to different ones.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("{key} of {value}"))
 }
 
-/// What is true while traffic flows and after it: both workers have a share, together they have it all, and packets that came to
-/// the wrong queue are where they belong.
+/// What is true while traffic flows and after it: both workers have a share, together they have it
+/// all, and packets that came to the wrong queue are where they belong.
 fn shared_between_workers(lab: &Lab) {
     let status = lab.status();
     let workers = status["workers"].as_array().unwrap();
@@ -76,7 +76,8 @@ fn shared_between_workers(lab: &Lab) {
 
 /// Many connections in both directions, each complete.
 fn clients(lab: &Lab) {
-    // For its last answer `ping` waits for its interval: long enough on a machine that others use as well.
+    // For its last answer `ping` waits for its interval: long enough on a machine that others use
+    // as well.
     let ping = lab.left.sh("ping -c 10 -i 0.2 -W 2 -s 1400 10.77.0.1");
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     for _ in 0..8 {
@@ -170,7 +171,8 @@ fn netns_translated_flows_come_back_to_the_worker_that_translated_them() {
     assert!(!lab.log().contains("were lost"), "{}", lab.log());
 }
 
-/// DPDK's AF_PACKET driver with two sockets for each interface, over which the kernel spreads flows by a hash of its own.
+/// DPDK's AF_PACKET driver with two sockets for each interface, over which the kernel spreads flows
+/// by a hash of its own.
 #[test]
 fn netns_two_queues_of_dpdk_devices_share_the_flows() {
     let lab = Lab::with_queues(2, PortKind::DpdkAfPacket, "queues = 2", WORKERS);

@@ -1,5 +1,5 @@
-//! `xdp` ports end to end: in trouble, and after a crash. What passes them is in `laboratory.rs`; what they have in common with
-//! `dpdk` ports is in `devices.rs`.
+//! `xdp` ports end to end: in trouble, and after a crash. What passes them is in `laboratory.rs`;
+//! what they have in common with `dpdk` ports is in `devices.rs`.
 
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -73,7 +73,8 @@ fn netns_a_port_that_was_opened_and_cannot_be_given_to_a_chain_is_opened_once_mo
     lab.wait("it flows", flows);
 }
 
-/// What comes for the host itself is dropped by a rule, whatever becomes of the chain and of the port on the other side.
+/// What comes for the host itself is dropped by a rule, whatever becomes of the chain and of the
+/// port on the other side.
 #[test]
 fn netns_what_rules_drop_does_not_pass_while_ports_are_opened_anew() {
     let mut lab = lab();
@@ -186,8 +187,8 @@ impl Drop for Bpffs {
     }
 }
 
-/// What comes for the host itself is dropped by a rule without any chain, also behind a crash; and by nothing when there is no such rule,
-/// no such port, or no host.
+/// What comes for the host itself is dropped by a rule without any chain, also behind a crash; and
+/// by nothing when there is no such rule, no such port, or no host.
 #[test]
 fn netns_what_rules_drop_is_dropped_at_ports_that_no_chain_has() {
     let mut lab = Lab::wired();

@@ -26,7 +26,8 @@ fn mappings(name: &str) -> Vec<(u64, u64, u64)> {
         .collect()
 }
 
-/// The physical frame behind an address; none if it was never touched there. 0 without the privilege to see it.
+/// The physical frame behind an address; none if it was never touched there. 0 without the
+/// privilege to see it.
 fn frame_of(address: u64) -> Option<u64> {
     let mut entry = [0; 8];
     let pagemap = File::open("/proc/self/pagemap").unwrap();

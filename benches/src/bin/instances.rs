@@ -1,8 +1,9 @@
 //! What an instance costs in memory, and a thousand idle ones in CPU time.
 //!
-//! Chains of one function are deployed, and the memory of this process is read before and after. An instance's own data is
-//! not counted: the pool of its chain, and its state region. All else is: what of its linear memory is touched, its control
-//! area, the runner's memory, the host's records, and the kernel's page tables.
+//! Chains of one function are deployed, and the memory of this process is read before and after. An
+//! instance's own data is not counted: the pool of its chain, and its state region. All else is:
+//! what of its linear memory is touched, its control area, the runner's memory, the host's records,
+//! and the kernel's page tables.
 
 use std::process::Command;
 use std::sync::Arc;

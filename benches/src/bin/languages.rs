@@ -1,7 +1,8 @@
 //! One function in every language that has an SDK: what it costs to have it, and to run it.
 //!
-//! The function is `guest-sdk/packet-filter`; each language's example is built with its own `build`. A language whose tools are missing
-//! is told, and left out. With files in place of names, builds of one language's example are compared.
+//! The function is `guest-sdk/packet-filter`; each language's example is built with its own
+//! `build`. A language whose tools are missing is told, and left out. With files in place of names,
+//! builds of one language's example are compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
-//! CPU against offered load, for both planes at once: packets that a chain carries from one host to another, and requests that a chain
-//! of both planes answers, between the same ports.
+//! CPU against offered load, for both planes at once: packets that a chain carries from one host to
+//! another, and requests that a chain of both planes answers, between the same ports.
 //!
-//! Hosts in network namespaces (see `weir_tests::lab`); requests are answered by `http-cache`, so that no upstream takes part. Clients keep
-//! to their rates: a request is sent when it is due, and what is late counts from then. Writes a table, and with a file's name as argument
-//! the same as CSV, of which `scripts/plot-load` makes a picture. Needs root, iproute2, ethtool and python3.
+//! Hosts in network namespaces (see `weir_tests::lab`); requests are answered by `http-cache`, so
+//! that no upstream takes part. Clients keep to their rates: a request is sent when it is due, and
+//! what is late counts from then. Writes a table, and with a file's name as argument the same as
+//! CSV, of which `scripts/plot-load` makes a picture. Needs root, iproute2, ethtool and python3.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -182,7 +183,8 @@ fn mac(text: &str) -> [u8; 6] {
     bytes
 }
 
-/// A datagram to a port of the right's where nobody listens; of another host's, so that nobody answers.
+/// A datagram to a port of the right's where nobody listens; of another host's, so that nobody
+/// answers.
 fn datagram(from: &[u8; 6], to: &[u8; 6]) -> Vec<u8> {
     let mut frame = Vec::new();
     let step = etherparse::PacketBuilder::ethernet2(*from, *to);

@@ -1,10 +1,14 @@
-//! A small function for messages in every language that has a template for one: what a request costs through it, beside no chain at all.
+//! A small function for messages in every language that has a template for one: what a request
+//! costs through it, beside no chain at all.
 //!
-//! It is what `weir new --plane message` makes: requests for private paths are refused, the others get one more field and go on. In JavaScript,
-//! TypeScript and Python it is a component of wasi:http, an instance for each request, and for Python also one for 1000 of them; in the others a
-//! function of events, called once a request. HTTP/1.1 with keep-alive, a response of 13 bytes; the gateway has one core, client and server the other.
+//! It is what `weir new --plane message` makes: requests for private paths are refused, the others
+//! get one more field and go on. In JavaScript, TypeScript and Python it is a component of
+//! wasi:http, an instance for each request, and for Python also one for 1000 of them; in the others
+//! a function of events, called once a request. HTTP/1.1 with keep-alive, a response of 13 bytes;
+//! the gateway has one core, client and server the other.
 //!
-//! Arguments name the languages, all without. One whose tools are missing is told, and left out. Needs the Debian packages nginx and wrk.
+//! Arguments name the languages, all without. One whose tools are missing is told, and left out.
+//! Needs the Debian packages nginx and wrk.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,11 @@
-//! CPU against offered load of the message plane alone, beside functions that have nothing to do: 250 chains of four functions `rewrite`, each with
-//! a listener of its own, of which one has requests. In the gateway's threads, then in worker processes.
+//! CPU against offered load of the message plane alone, beside functions that have nothing to do:
+//! 250 chains of four functions `rewrite`, each with a listener of its own, of which one has
+//! requests. In the gateway's threads, then in worker processes.
 //!
-//! First what the host uses with no request at all. Clients keep to their rates: a request is sent when it is due, and what is late counts from
-//! then. Clients and upstream (nginx) have one core, the host the other. Writes a table, and with a file's name as argument the same as
-//! CSV, of which `scripts/plot-load` makes a picture. Needs the Debian package nginx.
+//! First what the host uses with no request at all. Clients keep to their rates: a request is sent
+//! when it is due, and what is late counts from then. Clients and upstream (nginx) have one core,
+//! the host the other. Writes a table, and with a file's name as argument the same as CSV, of which
+//! `scripts/plot-load` makes a picture. Needs the Debian package nginx.
 
 use std::fmt::Write as _;
 use std::fs;

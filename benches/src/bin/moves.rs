@@ -1,8 +1,10 @@
-//! Flows that steering rules move from one plane to the other while packets come: how long that takes, and what it costs.
+//! Flows that steering rules move from one plane to the other while packets come: how long that
+//! takes, and what it costs.
 //!
-//! Hosts in network namespaces (see `weir_tests::lab`). A client sends numbered datagrams of one flow; a chain of packets carries them to the
-//! host on the right, a chain of both planes up to the kernel of the host in the middle. 1,000 steering rules, of which one is about
-//! this flow, are applied with `weir steer apply` and taken back in turn. Needs root, iproute2 and ethtool.
+//! Hosts in network namespaces (see `weir_tests::lab`). A client sends numbered datagrams of one
+//! flow; a chain of packets carries them to the host on the right, a chain of both planes up to the
+//! kernel of the host in the middle. 1,000 steering rules, of which one is about this flow, are
+//! applied with `weir steer apply` and taken back in turn. Needs root, iproute2 and ethtool.
 
 use std::fmt::Write as _;
 use std::net::UdpSocket;

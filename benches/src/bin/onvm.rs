@@ -1,5 +1,6 @@
-//! A chain of small functions beside the way of OpenNetVM: the same work natively in C, handed from function to function by
-//! rings (`benches/peers/onvm.c`, which is compiled here). One after the other in each round:
+//! A chain of small functions beside the way of OpenNetVM: the same work natively in C, handed from
+//! function to function by rings (`benches/peers/onvm.c`, which is compiled here). One after the
+//! other in each round:
 //!
 //! - Weir: functions in Wasm, linked, in a lane between two `net_null` ports;
 //! - direct: the C functions called in a row, no rings, one thread: what the work itself costs;
@@ -7,9 +8,11 @@
 //! - threads: a thread for receiver, transmitter and each function, over the cores that there are;
 //! - processes: the same, each function a process.
 //!
-//! CPU is that of all threads that take part. Latency is that of a burst's first packet at a rate that all of them can do.
+//! CPU is that of all threads that take part. Latency is that of a burst's first packet at a rate
+//! that all of them can do.
 //!
-//! What a hop costs is how much each further `null` function adds: less the function itself as `direct` has it.
+//! What a hop costs is how much each further `null` function adds: less the function itself as
+//! `direct` has it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -214,7 +217,8 @@ impl Peer {
     fn run(&self, mode: &str, functions: usize, work: &str, rate: u64) -> Measured {
         let seconds = ROUND.as_secs_f64();
         let call = format!("{} {mode} {functions} {work} {seconds} {rate}", self.0.display());
-        // Processes share huge pages by files, and find each other by files: both in a place that goes with them.
+        // Processes share huge pages by files, and find each other by files: both in a place that
+        // goes with them.
         let shell = format!(
             "mkdir -p /run/dpdk && mount -t tmpfs none /run/dpdk && mkdir /run/dpdk/pages && \
              mount -t hugetlbfs none /run/dpdk/pages && exec {call}"

@@ -1,10 +1,12 @@
-//! Weir beside Open vSwitch with DPDK: the same two `net_null` ports, both directions, 64-byte frames, one core. Open vSwitch
-//! forwards from port to port by a flow each (its shortest path, a "simple match"); Weir passes chains of `null` and `macswap`.
+//! Weir beside Open vSwitch with DPDK: the same two `net_null` ports, both directions, 64-byte
+//! frames, one core. Open vSwitch forwards from port to port by a flow each (its shortest path, a
+//! "simple match"); Weir passes chains of `null` and `macswap`.
 //!
-//! Needs the Debian package openvswitch-switch-dpdk and huge pages. Database, sockets and log lie in a directory that goes
-//! with the benchmark; no service is started or asked.
+//! Needs the Debian package openvswitch-switch-dpdk and huge pages. Database, sockets and log lie
+//! in a directory that goes with the benchmark; no service is started or asked.
 //!
-//! What is measured is CPU time of the forwarding thread for each packet received; neither ever waits.
+//! What is measured is CPU time of the forwarding thread for each packet received; neither ever
+//! waits.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,10 +1,13 @@
-//! What a worker process costs a request: the same chains in the gateway's threads (`mode = "thread"`) and in confined workers (`mode =
-//! "process"`), HTTP/1.1 with keep-alive, a response of 13 bytes. Gateway and worker share a core; client and server have the other one.
+//! What a worker process costs a request: the same chains in the gateway's threads (`mode =
+//! "thread"`) and in confined workers (`mode = "process"`), HTTP/1.1 with keep-alive, a response of
+//! 13 bytes. Gateway and worker share a core; client and server have the other one.
 //!
-//! `rewrite` wants both heads, and says with the second one that it wants to hear nothing more: two events a request. `message-probe`
-//! (`tests/guests/message-probe`) wants heads, bodies and the end: three events, and word of the end.
+//! `rewrite` wants both heads, and says with the second one that it wants to hear nothing more: two
+//! events a request. `message-probe` (`tests/guests/message-probe`) wants heads, bodies and the
+//! end: three events, and word of the end.
 //!
-//! Rounds are interleaved; printed are the least and the median of all rounds. Needs the Debian packages nginx and wrk.
+//! Rounds are interleaved; printed are the least and the median of all rounds. Needs the Debian
+//! packages nginx and wrk.
 
 use weir_benches::driver::median;
 use weir_benches::gateways::{self, Gateway, need, rewrites};

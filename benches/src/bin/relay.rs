@@ -1,7 +1,9 @@
-//! A relay between two connections: bulk, small pieces to and fro, and what a reader that does not read lets it take.
-//! By reading and writing, by `splice(2)`, and by a sockmap ([`weir_benches::joined`]).
+//! A relay between two connections: bulk, small pieces to and fro, and what a reader that does not
+//! read lets it take. By reading and writing, by `splice(2)`, and by a sockmap
+//! ([`weir_benches::joined`]).
 //!
-//! `scripts/bench relay [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what needs programs in the kernel.
+//! `scripts/bench relay [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what
+//! needs programs in the kernel.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -69,7 +71,8 @@ fn relay(mover: Mover) -> (TcpStream, TcpStream, JoinHandle<Duration>) {
     (client, server, thread)
 }
 
-/// Nanoseconds that this process's threads were on a CPU: the relay's, the writer's and the reader's.
+/// Nanoseconds that this process's threads were on a CPU: the relay's, the writer's and the
+/// reader's.
 fn used() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

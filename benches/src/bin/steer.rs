@@ -1,5 +1,5 @@
-//! What it costs to classify the first packet of a flow, by the number of rules: the table, and looking at the rules one
-//! by one.
+//! What it costs to classify the first packet of a flow, by the number of rules: the table, and
+//! looking at the rules one by one.
 
 use std::hint::black_box;
 

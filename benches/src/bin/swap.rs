@@ -1,10 +1,11 @@
 //! How long the data path stands still when a function is replaced, under full load.
 //!
-//! Each round replaces the chain's function by an upload that was never seen before. The lane says how long publishing
-//! it took ("said"). The sink sees more ("seen"): the gap between the last burst of the old version and the
-//! first burst of the new one, and the longest gap in the time after that, while the old version's memory is given back. Beside
-//! it stand the longest gaps of times in which nothing happens, and of those in which the next version is made ready.
-//! CPU time leaves out what other programs on the worker's core took.
+//! Each round replaces the chain's function by an upload that was never seen before. The lane says
+//! how long publishing it took ("said"). The sink sees more ("seen"): the gap between the last
+//! burst of the old version and the first burst of the new one, and the longest gap in the time
+//! after that, while the old version's memory is given back. Beside it stand the longest gaps of
+//! times in which nothing happens, and of those in which the next version is made ready. CPU time
+//! leaves out what other programs on the worker's core took.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

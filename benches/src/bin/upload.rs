@@ -1,8 +1,9 @@
 //! From an upload to packets passing through it: a real host, asked over its HTTP API.
 //!
-//! Each round starts a host with an empty store. First a function is pushed that it has never seen, and applied as a chain;
-//! then a new version is pushed and swapped in; then the old one again, which is compiled already; then the new one again, by a host
-//! that was started anew and has only the disk. What a step is made of is measured in this process, with the host's own parts.
+//! Each round starts a host with an empty store. First a function is pushed that it has never seen,
+//! and applied as a chain; then a new version is pushed and swapped in; then the old one again,
+//! which is compiled already; then the new one again, by a host that was started anew and has only
+//! the disk. What a step is made of is measured in this process, with the host's own parts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,8 +68,8 @@ fn over_the_api(name: &str, config: &serde_json::Value, wasm: &[u8]) {
     }
 }
 
-/// What it is made of: wall time and, for each, the mean of the CPU time on all cores, which other programs on the machine
-/// do not change much.
+/// What it is made of: wall time and, for each, the mean of the CPU time on all cores, which other
+/// programs on the machine do not change much.
 fn parts(name: &str, config: &str, wasm: &[u8]) {
     let mut parts = [
         ("admission", Vec::new(), Duration::ZERO),

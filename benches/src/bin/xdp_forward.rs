@@ -1,11 +1,13 @@
-//! What an `xdp` port forwards beside the kernel: the same frames over the same veth pairs, through a chain of `null`, through
-//! the kernel's bridge, through the bridge with an nftables rule set, and by an XDP program that does nothing but redirect to
-//! the other interface (`ebpf/xdp-wire`). Packets a second, CPU, how long a sleeping worker lets a packet wait, and what an idle
-//! host uses.
+//! What an `xdp` port forwards beside the kernel: the same frames over the same veth pairs, through
+//! a chain of `null`, through the kernel's bridge, through the bridge with an nftables rule set,
+//! and by an XDP program that does nothing but redirect to the other interface (`ebpf/xdp-wire`).
+//! Packets a second, CPU, how long a sleeping worker lets a packet wait, and what an idle host
+//! uses.
 //!
-//! CPU is what the scheduler has on record for the generator (in whose system calls the kernel forwards), for all threads
-//! of the host, and for ksoftirqd: neighbours on the machine do not count. What sending the same packets costs when nobody
-//! forwards them is taken off. Packets a second and waiting times need a machine that has nothing else to do.
+//! CPU is what the scheduler has on record for the generator (in whose system calls the kernel
+//! forwards), for all threads of the host, and for ksoftirqd: neighbours on the machine do not
+//! count. What sending the same packets costs when nobody forwards them is taken off. Packets a
+//! second and waiting times need a machine that has nothing else to do.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -23,7 +25,8 @@ const FLOOD: Duration = Duration::from_millis(1500);
 /// Packets a second at which CPU is compared.
 const PACED: f64 = 100_000.0;
 const SIZES: [usize; 2] = [64, 1500];
-/// Packets sent one at a time, and the time between them: long enough for a worker to sleep, too short for it.
+/// Packets sent one at a time, and the time between them: long enough for a worker to sleep, too
+/// short for it.
 const SINGLE: usize = 500;
 const GAPS: [Duration; 2] = [Duration::from_millis(2), Duration::from_micros(15)];
 /// The generator's CPU, and the worker's.

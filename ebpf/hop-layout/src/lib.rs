@@ -1,7 +1,8 @@
-//! What the program `message-hop` and the host both know: the 16 bytes of a descriptor, the names of the maps, and the plain
-//! data in them.
+//! What the program `message-hop` and the host both know: the 16 bytes of a descriptor, the names
+//! of the maps, and the plain data in them.
 //!
-//! Owns: these layouts. Must not know: how either side reads or writes them, or what a descriptor's kind means to its reader.
+//! Owns: these layouts. Must not know: how either side reads or writes them, or what a descriptor's
+//! kind means to its reader.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,10 +21,11 @@ pub const ENDS: &str = "ENDS";
 pub const ROUTES: &str = "ROUTES";
 /// Name of the map of [`Counts`], by the sender's key, for each CPU.
 pub const COUNTS: &str = "COUNTS";
-/// Name of the SOCKHASH of joined sockets, by their own cookie: the program runs for what they receive.
+/// Name of the SOCKHASH of joined sockets, by their own cookie: the program runs for what they
+/// receive.
 pub const JOINED: &str = "JOINED";
-/// Name of the SOCKHASH of where it goes: the cookie of the one socket to the other socket. No program runs for it, so that
-/// both are here before either is in [`JOINED`].
+/// Name of the SOCKHASH of where it goes: the cookie of the one socket to the other socket. No
+/// program runs for it, so that both are here before either is in [`JOINED`].
 pub const OTHERS: &str = "OTHERS";
 /// Name of the map of bytes that came from a joined socket, by its cookie.
 pub const JOINED_BYTES: &str = "JOINED_BYTES";
@@ -39,13 +41,14 @@ pub const JOINED_MAX: u32 = 16384;
 pub const DESCRIPTOR: usize = 16;
 /// Descriptors in a message at most.
 pub const BATCH: usize = 64;
-/// Descriptors that are under way in one direction at most: sent, and not yet granted back by whoever reads them.
+/// Descriptors that are under way in one direction at most: sent, and not yet granted back by
+/// whoever reads them.
 pub const WINDOW: u32 = 1024;
 /// How many grants may be under way beyond [`WINDOW`].
 pub const GRANTS: u32 = 64;
 
-/// [`Descriptor::kind`] that the hop itself uses: the sender of this has read [`Descriptor::length`] descriptors. It is the
-/// first of its message.
+/// [`Descriptor::kind`] that the hop itself uses: the sender of this has read
+/// [`Descriptor::length`] descriptors. It is the first of its message.
 pub const KIND_GRANT: u8 = 0xff;
 
 /// What goes from process to process: a word about bytes that lie in shared memory.
@@ -79,7 +82,8 @@ impl Descriptor {
         [a, b, c, d, e, f, self.generation, self.kind, i, j, k, l, m, n, o, p]
     }
 
-    /// From what was received. Every 16 bytes are a descriptor; whether it makes sense is for its reader to say.
+    /// From what was received. Every 16 bytes are a descriptor; whether it makes sense is for its
+    /// reader to say.
     #[must_use]
     #[inline(always)]
     pub const fn from_bytes(bytes: [u8; DESCRIPTOR]) -> Self {

@@ -1,4 +1,5 @@
-//! The `sk_msg` program: runs in the sender's `sendmsg`, decides by who the sender is and what its first descriptor says.
+//! The `sk_msg` program: runs in the sender's `sendmsg`, decides by who the sender is and what its
+//! first descriptor says.
 
 use core::ptr;
 
@@ -38,8 +39,8 @@ pub fn weir_hop(context: SkMsgContext) -> u32 {
         return SK_DROP;
     };
     let descriptors = size / DESCRIPTOR as u32;
-    // SAFETY: an element of an array map is there as long as the program runs. `sent` and `granted` change under the lock of
-    // one socket each: that of the worker and that of its gateway.
+    // SAFETY: an element of an array map is there as long as the program runs. `sent` and `granted`
+    // change under the lock of one socket each: that of the worker and that of its gateway.
     let (role, peer) = unsafe { ((*end).role, (*end).peer) };
     let to = match role {
         ROLE_WORKER => {
@@ -62,7 +63,8 @@ pub fn weir_hop(context: SkMsgContext) -> u32 {
             peer
         }
         ROLE_GATEWAY => {
-            // SAFETY: the number is read once, in one piece; the host writes entries in one piece too.
+            // SAFETY: the number is read once, in one piece; the host writes entries in one piece
+            // too.
             let Some(&to) = (unsafe { ROUTES.get(u32::from(first.hop)) }) else {
                 counts.no_route += 1;
                 return SK_DROP;
@@ -98,7 +100,8 @@ pub fn weir_hop(context: SkMsgContext) -> u32 {
 /// The key of the sending socket, which the host wrote at the socket itself.
 #[inline(always)]
 fn key(context: &SkMsgContext) -> Option<u32> {
-    // SAFETY: the kernel gives the program a valid `sk_msg_md`, whose `sk` is the sender; the helper takes both as they are.
+    // SAFETY: the kernel gives the program a valid `sk_msg_md`, whose `sk` is the sender; the
+    // helper takes both as they are.
     let key = unsafe {
         let socket = (*context.msg).__bindgen_anon_3.sk;
         let map = ptr::from_ref(&KEYS).cast_mut();

@@ -1,6 +1,8 @@
-//! What the XDP program `xdp-redirect` and the host both know: the names of its maps, and the plain data in them.
+//! What the XDP program `xdp-redirect` and the host both know: the names of its maps, and the plain
+//! data in them.
 //!
-//! Owns: the layout of rules, of steering tables and of counts. Must not know: how either side reads or writes them.
+//! Owns: the layout of rules, of steering tables and of counts. Must not know: how either side
+//! reads or writes them.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -40,7 +42,8 @@ pub const FIELD_DESTINATION: u16 = 1 << 2;
 
 /// [`Rules::otherwise`] and [`Rule::action`]: the packet goes on to the kernel's network stack.
 pub const TO_KERNEL: u16 = 0;
-/// [`Rules::otherwise`] and [`Rule::action`]: the packet goes to the queue's socket, if steering has nothing against it.
+/// [`Rules::otherwise`] and [`Rule::action`]: the packet goes to the queue's socket, if steering
+/// has nothing against it.
 pub const TO_SOCKET: u16 = 1;
 /// An action of steering only: the packet goes nowhere.
 pub const TO_NOWHERE: u16 = 2;

@@ -1,38 +1,44 @@
-//! Steering in the XDP program: a table of rules by tuple space search (docs/adr/0012-steering.md), and two caches of flows in
-//! front of it. Everything in the maps is words, so that both sides need no unsafe code to make them.
+//! Steering in the XDP program: a table of rules by tuple space search (docs/adr/0012-steering.md),
+//! and two caches of flows in front of it. Everything in the maps is words, so that both sides need
+//! no unsafe code to make them.
 //!
-//! A queue without a port may be steered as another one is, by that one's table: so what rules drop is dropped at all queues.
+//! A queue without a port may be steered as another one is, by that one's table: so what rules drop
+//! is dropped at all queues.
 
-/// Name of the map of [`Steering`] and [`Placing`], by [`place_of`](crate::place_of): a word of each, whose exchange puts another table in force, and makes
-/// placed flows void.
+/// Name of the map of [`Steering`] and [`Placing`], by [`place_of`](crate::place_of): a word of
+/// each, whose exchange puts another table in force, and makes placed flows void.
 pub const STEERING: &str = "STEERING";
 /// Name of the map of lists of [`Tuple`]s, by [`tuples_at`].
 pub const TUPLES: &str = "TUPLES";
 /// Name of the map of rules: a [`cell`] to an [`Entry`].
 pub const TABLE: &str = "TABLE";
-/// Name of the map of flows that a function has moved: [`Fields`] without code point and, of IP, hardware addresses, and with the number of the
-/// port's first queue, to a [`placement`].
+/// Name of the map of flows that a function has moved: [`Fields`] without code point and, of IP,
+/// hardware addresses, and with the number of the port's first queue, to a [`placement`].
 pub const PLACED: &str = "PLACED";
 /// Name of the map of flows that the table has decided: [`Fields`] to a [`verdict`].
 pub const FLOWS: &str = "FLOWS";
 
 /// Different sets of fields that the rules of a queue look at, at most.
 pub const TUPLES_MAX: usize = 64;
-/// Entries of the table of an interface with one queue: rules in force, and as many that are to replace them. The host makes it larger
-/// for more queues.
+/// Entries of the table of an interface with one queue: rules in force, and as many that are to
+/// replace them. The host makes it larger for more queues.
 pub const TABLE_MAX: u32 = 1 << 18;
 /// Entries of the cache of what the table has decided.
 pub const FLOWS_MAX: u32 = 1 << 15;
-/// Flows of an interface with one queue that functions have moved: twice as many as a worker has of a port, because the kernel begins to
-/// reuse places before there is none. The host makes room for more with more queues.
+/// Flows of an interface with one queue that functions have moved: twice as many as a worker has of
+/// a port, because the kernel begins to reuse places before there is none. The host makes room for
+/// more with more queues.
 pub const PLACED_MAX: u32 = 1 << 16;
 
-/// The fields of a packet that steering looks at, as the words of `weir_steering::Key`; its port is the receive queue.
+/// The fields of a packet that steering looks at, as the words of `weir_steering::Key`; its port is
+/// the receive queue.
 pub type Fields = [u64; 7];
-/// What rules of one kind look at: a mask over the fields, and the number of the first of these rules.
+/// What rules of one kind look at: a mask over the fields, and the number of the first of these
+/// rules.
 pub type Tuple = [u64; 8];
 
-/// A rule in the map: its [`decision`], and how often the table was searched and this was found: about once for each flow.
+/// A rule in the map: its [`decision`], and how often the table was searched and this was found:
+/// about once for each flow.
 pub type Entry = [u64; 2];
 
 /// What steers a queue now.
@@ -129,8 +135,8 @@ pub const fn decision_of(word: u64) -> (u32, u16) {
     (word as u32, (word >> 32) as u16)
 }
 
-/// What was decided for a flow, under which table. It carries a trace of the flow: the kernel may give the place of an entry
-/// to another flow while it is read.
+/// What was decided for a flow, under which table. It carries a trace of the flow: the kernel may
+/// give the place of an entry to another flow while it is read.
 #[must_use]
 #[inline(always)]
 pub const fn verdict(fields: &Fields, generation: u32, action: u16) -> u64 {
@@ -145,7 +151,8 @@ pub const fn verdict_of(word: u64, fields: &Fields, generation: u32) -> Option<u
     if word == verdict(fields, generation, action) { Some(action) } else { None }
 }
 
-/// Where a flow was moved, and by which queue's worker when that had which number. It carries a trace, as a [`verdict`] does.
+/// Where a flow was moved, and by which queue's worker when that had which number. It carries a
+/// trace, as a [`verdict`] does.
 #[must_use]
 #[inline(always)]
 pub const fn placement(fields: &Fields, number: u32, queue: u32, action: u16) -> u64 {

@@ -59,12 +59,14 @@ impl Key {
     /// All of it.
     #[inline(always)]
     pub fn words(&self) -> &Fields {
-        // SAFETY: both are 56 bytes and aligned alike, every byte of the key is a field's, and any bytes are words.
+        // SAFETY: both are 56 bytes and aligned alike, every byte of the key is a field's, and any
+        // bytes are words.
         unsafe { &*(&raw const *self).cast() }
     }
 
-    /// Leaves what all packets of its flow have in this direction (`weir_steering::Key::plain`), with the number of the port's first
-    /// queue. The answer is what was taken away, for [`Self::restore`]: the stack has no room for two keys.
+    /// Leaves what all packets of its flow have in this direction (`weir_steering::Key::plain`),
+    /// with the number of the port's first queue. The answer is what was taken away, for
+    /// [`Self::restore`]: the stack has no room for two keys.
     #[inline(always)]
     pub fn make_plain(&mut self, first: u8) -> Taken {
         let taken = Taken { dscp: self.dscp, port: self.port, macs: self.macs };
@@ -100,8 +102,9 @@ pub struct Taken {
     macs: [[u8; 6]; 2],
 }
 
-/// Reads them into `key`; the answer is where the payload is of what is no fragment and has no extension headers, and else 0. None for what
-/// is looked at more closely behind the socket: what is cut off or malformed.
+/// Reads them into `key`; the answer is where the payload is of what is no fragment and has no
+/// extension headers, and else 0. None for what is looked at more closely behind the socket: what
+/// is cut off or malformed.
 #[inline(always)]
 pub fn read_into(key: &mut Key, context: &XdpContext, queue: u32) -> Option<usize> {
     let Ethernet { macs, vlan, ethertype, payload } = Ethernet::parse(context)?;
@@ -118,7 +121,8 @@ pub fn error(context: &XdpContext, key: &Key, payload: usize) -> Option<usize> {
         return None;
     }
     let [kind, _, _, _] = read::<[u8; 4]>(context, payload)?;
-    // Unreachable, source quench, redirect, time exceeded, parameter problem; RFC 4443, section 2.1: the upper half is not about errors.
+    // Unreachable, source quench, redirect, time exceeded, parameter problem; RFC 4443, section
+    // 2.1: the upper half is not about errors.
     let is_error = if v4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 };
     if !is_error {
         return None;
@@ -127,7 +131,8 @@ pub fn error(context: &XdpContext, key: &Key, payload: usize) -> Option<usize> {
     Some(forget(scratch, payload as u64) as usize & OFFSET_MAX)
 }
 
-/// Reads the flow that an ICMP error of this type and VLAN quotes, as its packets come in where the error does (`weir_steering::quoted`).
+/// Reads the flow that an ICMP error of this type and VLAN quotes, as its packets come in where the
+/// error does (`weir_steering::quoted`).
 #[inline(always)]
 pub fn read_quoted(key: &mut Key, context: &XdpContext, error: usize) -> Option<()> {
     ip(context, error + ICMP_HEADER, key)?;
@@ -213,11 +218,13 @@ fn v6(context: &XdpContext, at: usize, key: &mut Key) -> Option<(usize, bool)> {
     Some((found as usize & OFFSET_MAX, found >> 40 != 0))
 }
 
-/// Has the verifier forget what it knows of a value: it would go on with each way to get here apart, and they are too many.
+/// Has the verifier forget what it knows of a value: it would go on with each way to get here
+/// apart, and they are too many.
 #[inline(always)]
 fn forget(scratch: *mut u64, value: u64) -> u64 {
-    // SAFETY: one word, aligned, of an element that other CPUs do not have. On kernels with PREEMPT_RT another packet's run may come between on
-    // this CPU, and leave its own word: whoever goes on with it checks it against this packet's end, as the verifier wants of any word.
+    // SAFETY: one word, aligned, of an element that other CPUs do not have. On kernels with
+    // PREEMPT_RT another packet's run may come between on this CPU, and leave its own word: whoever
+    // goes on with it checks it against this packet's end, as the verifier wants of any word.
     unsafe {
         scratch.write_volatile(value);
         scratch.read_volatile()

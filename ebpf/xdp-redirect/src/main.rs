@@ -1,14 +1,17 @@
-//! The XDP program of `xdp` ports: packets that the rules of their receive queue claim, and that steering does not give to
-//! the kernel or drops, go to the queue's AF_XDP socket, all others on to the kernel's network stack, as if the
-//! program were not there.
+//! The XDP program of `xdp` ports: packets that the rules of their receive queue claim, and that
+//! steering does not give to the kernel or drops, go to the queue's AF_XDP socket, all others on to
+//! the kernel's network stack, as if the program were not there.
 //!
-//! Fails open: a queue without rules, without a socket (a port that nobody reads, a host that crashed), or packets too short
-//! to be looked at, are left to the kernel. So nothing is lost while ports are opened and closed. What steering cannot
-//! decide here goes to the socket: whoever reads that knows all rules. A queue without a port may have the rules and the steering of
-//! one that a port has: what is dropped there is dropped here, and what is for that one's socket goes to the kernel.
+//! Fails open: a queue without rules, without a socket (a port that nobody reads, a host that
+//! crashed), or packets too short to be looked at, are left to the kernel. So nothing is lost while
+//! ports are opened and closed. What steering cannot decide here goes to the socket: whoever reads
+//! that knows all rules. A queue without a port may have the rules and the steering of one that a
+//! port has: what is dropped there is dropped here, and what is for that one's socket goes to the
+//! kernel.
 
 #![no_std]
-// Additions that are atomic in the kernel's sense; built by a compiler that allows it anyway (scripts/build-ebpf).
+// Additions that are atomic in the kernel's sense; built by a compiler that allows it anyway
+// (scripts/build-ebpf).
 #![allow(internal_features, reason = "`core_intrinsics` is one")]
 #![feature(core_intrinsics)]
 #![no_main]
@@ -42,8 +45,9 @@ pub fn weir_xdp(context: XdpContext) -> u32 {
     let Some(in_force) = steering::in_force(queue) else { return XDP_PASS };
     let Some(rules) = RULES.get(in_force.queue) else { return XDP_PASS };
     let Some(counts) = COUNTS.get_ptr_mut(place_of(queue)) else { return XDP_PASS };
-    // SAFETY: other CPUs do not have this element. On kernels with PREEMPT_RT another packet's run may come between on this CPU, whose
-    // increment is then lost: these are counts, of which any value is one.
+    // SAFETY: other CPUs do not have this element. On kernels with PREEMPT_RT another packet's run
+    // may come between on this CPU, whose increment is then lost: these are counts, of which any
+    // value is one.
     let counts = unsafe { &mut *counts };
     if claimed(&context, rules) != TO_SOCKET {
         counts.unclaimed += 1;

@@ -46,6 +46,7 @@ pub fn read<T: Copy>(context: &XdpContext, offset: usize) -> Option<T> {
     if start + size_of::<T>() > context.data_end() {
         return None;
     }
-    // SAFETY: within the packet, as was just checked (and the verifier checks again); T is an array of bytes.
+    // SAFETY: within the packet, as was just checked (and the verifier checks again); T is an array
+    // of bytes.
     Some(unsafe { (start as *const T).read_unaligned() })
 }

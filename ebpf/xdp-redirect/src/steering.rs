@@ -1,7 +1,8 @@
 //! Steering: which packets never come to the socket.
 //!
-//! Flows that functions have moved, and behind them tuple space search over the queue's table, with a cache in front of it. All that is
-//! found says when it was made, so that one word makes it void at once.
+//! Flows that functions have moved, and behind them tuple space search over the queue's table, with
+//! a cache in front of it. All that is found says when it was made, so that one word makes it void
+//! at once.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
@@ -45,7 +46,8 @@ pub struct InForce {
 pub fn in_force(queue: u32) -> Option<InForce> {
     let place = place_of(queue);
     let words: *const u64 = STEERING.get_ptr(place)?.cast();
-    // SAFETY: the element is two words, aligned. Each is read once: who changes one while this packet is decided changes nothing for it.
+    // SAFETY: the element is two words, aligned. Each is read once: who changes one while this
+    // packet is decided changes nothing for it.
     let (now, placing) = unsafe { (words.read_volatile(), words.add(1).read_volatile()) };
     let now = Steering::of(now);
     let queue = now.of.map_or(place, u32::from);
@@ -64,7 +66,8 @@ pub fn decide(context: &XdpContext, queue: u32, in_force: InForce) -> u16 {
     key.forget();
     if placing.any {
         let taken = key.make_plain(placing.first);
-        // An error goes with the flow that it quotes; its own key is that of all ICMP between the two.
+        // An error goes with the flow that it quotes; its own key is that of all ICMP between the
+        // two.
         if let Some(error) = fields::error(context, &key, payload) {
             let action = moved_with_quoted(context.ctx, error, key.ethertype, key.vlan, key.port);
             if action != NOT_MOVED {
@@ -91,7 +94,8 @@ pub fn decide(context: &XdpContext, queue: u32, in_force: InForce) -> u16 {
     action
 }
 
-/// Where a function has moved this flow, at whichever queue of the port; or [`NOT_MOVED`]. The key is plain.
+/// Where a function has moved this flow, at whichever queue of the port; or [`NOT_MOVED`]. The key
+/// is plain.
 #[inline(always)]
 fn moved(key: &Key) -> u16 {
     let fields = key.words();
@@ -102,7 +106,8 @@ fn moved(key: &Key) -> u16 {
     placement_of(word, fields, Placing::of(*placing).number).unwrap_or(NOT_MOVED)
 }
 
-/// The same of the flow that the ICMP error in the packet quotes. A function of its own, in the kernel too: a stack has no room for two keys.
+/// The same of the flow that the ICMP error in the packet quotes. A function of its own, in the
+/// kernel too: a stack has no room for two keys.
 #[inline(never)]
 fn moved_with_quoted(
     context: *mut xdp_md,
@@ -154,8 +159,9 @@ fn search(fields: &Fields, queue: u32, now: Steering) -> u16 {
         }
     }
     if let Some(entry) = found {
-        // SAFETY: as above, and a word of a map is aligned. A queue's packets may come on several CPUs at once, which add one after the
-        // other. (The target has no compare-and-swap before its third version, so that `AtomicU64` has no `fetch_add`.)
+        // SAFETY: as above, and a word of a map is aligned. A queue's packets may come on several
+        // CPUs at once, which add one after the other. (The target has no compare-and-swap before
+        // its third version, so that `AtomicU64` has no `fetch_add`.)
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*entry)[1], 1) };
     }
     action

@@ -1,5 +1,6 @@
-//! The least that forwarding in XDP can be: every frame goes to the interface that belongs to the one it came in by. For
-//! `scripts/bench xdp_forward`, which compares ports with it; the host does not have it.
+//! The least that forwarding in XDP can be: every frame goes to the interface that belongs to the
+//! one it came in by. For `scripts/bench xdp_forward`, which compares ports with it; the host does
+//! not have it.
 
 #![no_std]
 #![no_main]

@@ -1,7 +1,8 @@
 //! Tokens that were verified before.
 //!
-//! Owns: finding them again, in bounded memory. Must not know: what made them valid. Verifying a signature takes from some to some
-//! hundred microseconds, looking here less than one. A token is found only if all of its bytes are the same.
+//! Owns: finding them again, in bounded memory. Must not know: what made them valid. Verifying a
+//! signature takes from some to some hundred microseconds, looking here less than one. A token is
+//! found only if all of its bytes are the same.
 
 use weir_sdk::hash;
 

@@ -12,8 +12,8 @@ use weir_sdk::message::prelude::*;
 
 use crate::keys::{KEYS_MAX, KeyConfig};
 
-/// Fields that the gateway, or this function, reads or makes, beside those of one hop: a claim there would be taken for
-/// something else.
+/// Fields that the gateway, or this function, reads or makes, beside those of one hop: a claim
+/// there would be taken for something else.
 const NOT_FOR_CLAIMS: [&str; 3] = ["authorization", "content-length", "cookie"];
 /// `[function.config]` of `auth-jwt`.
 #[derive(Clone, Debug, Deserialize)]
@@ -46,7 +46,8 @@ pub struct Config {
     /// Paths that need no token.
     #[serde(default)]
     pub(crate) public: Vec<String>,
-    /// Browsers' questions whether a page of another origin may ask pass without a token, which they never have.
+    /// Browsers' questions whether a page of another origin may ask pass without a token, which
+    /// they never have.
     #[serde(default)]
     pub(crate) bypass_cors_preflight: bool,
     #[serde(default = "realm")]
@@ -124,8 +125,9 @@ impl Config {
         Ok(())
     }
 
-    /// Keys belong to issuers that are accepted. Where there are several, keys of nobody sign for each of them: that is what one
-    /// issuer with several names needs, and what lets each of several speak for the others.
+    /// Keys belong to issuers that are accepted. Where there are several, keys of nobody sign for
+    /// each of them: that is what one issuer with several names needs, and what lets each of
+    /// several speak for the others.
     fn check_issuers(&self) -> Result<(), String> {
         let fetched = self.jwks.iter().map(|jwks| ("jwks".to_owned(), &jwks.issuer));
         let known =

@@ -1,8 +1,8 @@
 //! Keys, and signatures made with them.
 //!
-//! Owns: reading keys (secrets, PEM, JWK: RFC 7517, 7518, 8037) and verifying. Must not know: claims. A key has one
-//! algorithm, given by its kind: what a token says about its algorithm only chooses among keys, so a public key is
-//! never taken for a secret, and `none` has no key.
+//! Owns: reading keys (secrets, PEM, JWK: RFC 7517, 7518, 8037) and verifying. Must not know:
+//! claims. A key has one algorithm, given by its kind: what a token says about its algorithm only
+//! chooses among keys, so a public key is never taken for a secret, and `none` has no key.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -195,8 +195,8 @@ impl Key {
         })
     }
 
-    /// The keys of a set that are of use here (RFC 7517, section 5: others are left out). Secrets are not taken from a
-    /// set, which is public.
+    /// The keys of a set that are of use here (RFC 7517, section 5: others are left out). Secrets
+    /// are not taken from a set, which is public.
     pub(crate) fn jwks(set: &Value, issuer: Option<&String>) -> Result<Vec<Self>, String> {
         let keys = set.get("keys").and_then(Value::as_array).ok_or("there is no list `keys`")?;
         if keys.len() > KEYS_MAX {

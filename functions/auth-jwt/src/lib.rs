@@ -1,7 +1,8 @@
 //! Lets only requests with a valid token through.
 //!
-//! Owns: where tokens come from, what becomes of requests without a valid one, and fetching keys. Must not know: cryptography and
-//! claims. Fields that carry claims to the upstream are always taken off the client's request first.
+//! Owns: where tokens come from, what becomes of requests without a valid one, and fetching keys.
+//! Must not know: cryptography and claims. Fields that carry claims to the upstream are always
+//! taken off the client's request first.
 
 mod cache;
 mod config;
@@ -90,7 +91,8 @@ pub struct State {
     looked: u32,
 }
 
-/// Whether a browser asks for a page of another origin what that may do (Fetch standard, section 4.8).
+/// Whether a browser asks for a page of another origin what that may do (Fetch standard, section
+/// 4.8).
 fn is_preflight(head: &Head<'_>) -> bool {
     head.method() == b"OPTIONS"
         && ["origin", "access-control-request-method"].iter().all(|name| head.field(name).is_some())
@@ -177,8 +179,9 @@ impl MessageFunction for Auth {
 }
 
 impl Auth {
-    /// Takes off what a client says in the fields that carry claims, also under names that applications cannot tell from them:
-    /// CGI, WSGI, Rack and PHP make `HTTP_X_USER` of `x_user`, too (RFC 3875, section 4.1.18).
+    /// Takes off what a client says in the fields that carry claims, also under names that
+    /// applications cannot tell from them: CGI, WSGI, Rack and PHP make `HTTP_X_USER` of `x_user`,
+    /// too (RFC 3875, section 4.1.18).
     fn take_off(&self, head: &mut Head<'_>) {
         let carries_claim =
             |name: &[u8]| self.claims.iter().any(|(_, field)| is_alike(name, field.as_bytes()));

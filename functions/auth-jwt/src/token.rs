@@ -1,6 +1,7 @@
 //! Tokens: JWS in its compact form (RFC 7515, section 7.1), and the claims in it (RFC 7519).
 //!
-//! Owns: taking a token apart and checking it. Must not know: where it came from, what becomes of the request.
+//! Owns: taking a token apart and checking it. Must not know: where it came from, what becomes of
+//! the request.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -95,7 +96,8 @@ pub(crate) fn verified<'k>(
     let parts = parts(token)?;
     let has_issuers = keys.clone().any(|key| key.issuer.is_some());
     let issuer = if has_issuers { issuer(&parts.payload) } else { None };
-    // What a token says of its issuer only chooses among keys, too: each signs for its own (RFC 8725, section 3.8).
+    // What a token says of its issuer only chooses among keys, too: each signs for its own (RFC
+    // 8725, section 3.8).
     let of_issuer = keys.filter(|key| key.issuer.is_none() || key.issuer == issuer);
     let of_algorithm = of_issuer.filter(|key| key.algorithm() == parts.algorithm);
     // A key with a name is only for tokens that name it, or none.

@@ -23,7 +23,8 @@ struct Entry {
     swapped: u8,
     /// 1 when it goes to the kernel's stack.
     inspected: u8,
-    /// TCP: what each side, by its number, has acknowledged last: the sequence number that it expects.
+    /// TCP: what each side, by its number, has acknowledged last: the sequence number that it
+    /// expects.
     expected: [u32; 2],
 }
 
@@ -138,7 +139,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         if begins { Known::New } else { Known::Invalid }
     }
 
-    /// Whether a flow is known, and if so whether it is inspected, without moving it: for what ICMP errors quote.
+    /// Whether a flow is known, and if so whether it is inspected, without moving it: for what ICMP
+    /// errors quote.
     pub(crate) fn knows(&self, hash: u64, key: &K, now: u32, clock: &Clock) -> Option<bool> {
         let entry = self.map.find(hash, key).filter(|entry| clock.alive(now, entry.deadline));
         entry.map(|entry| entry.inspected == 1)
@@ -178,8 +180,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         self.map.insert(hash, sight.key, entry).is_ok()
     }
 
-    /// Forgets a flow near this hash that is not under way, if there is one: the one that has been silent for longest. Those who
-    /// send nothing but first packets must not keep others out.
+    /// Forgets a flow near this hash that is not under way, if there is one: the one that has been
+    /// silent for longest. Those who send nothing but first packets must not keep others out.
     #[cold]
     fn give_one_up(&mut self, hash: u64, now: u32, clock: &Clock) {
         let ended = self.map.evict_near(hash, |_, entry| {
@@ -191,8 +193,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Flows<K> {
         self.given_up.add(ended.into());
     }
 
-    /// Forgets flows whose time is over, a few at a time. Shortens that of those that were given more than they get by now: shorter
-    /// timeouts hold for flows that are silent, too.
+    /// Forgets flows whose time is over, a few at a time. Shortens that of those that were given
+    /// more than they get by now: shorter timeouts hold for flows that are silent, too.
     pub(crate) fn sweep(&mut self, now: u32, clock: &Clock) {
         if self.map.is_empty() {
             return;

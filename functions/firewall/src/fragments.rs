@@ -20,7 +20,8 @@ const ANY: u32 = 0xff;
 struct Key {
     ends: [u64; 4],
     identification: u32,
-    /// [`ANY`] for IPv6, where only the first fragment tells it (RFC 8200, section 4.5); above its 8 bits, the VLANs.
+    /// [`ANY`] for IPv6, where only the first fragment tells it (RFC 8200, section 4.5); above its
+    /// 8 bits, the VLANs.
     protocol: u32,
 }
 
@@ -40,7 +41,8 @@ struct First {
 pub(crate) enum Later {
     /// Part of a packet whose first fragment passed.
     Follows,
-    /// In place of what the first fragment has told, or of where a TCP header lies (RFC 1858, RFC 3128, RFC 5722).
+    /// In place of what the first fragment has told, or of where a TCP header lies (RFC 1858, RFC
+    /// 3128, RFC 5722).
     Overlaps,
     /// Part of a packet whose first fragment was not seen.
     Unknown,
@@ -68,7 +70,8 @@ impl Fragments {
             end: u16::try_from(length).unwrap_or(u16::MAX),
         };
         if self.packets.insert(hash, key, first).is_err() {
-            // A packet's fragments follow each other closely: the oldest have long passed, or never will.
+            // A packet's fragments follow each other closely: the oldest have long passed, or never
+            // will.
             self.packets.evict_near(hash, |_, first| Some((first.until, first.fraction)));
             let _ = self.packets.insert(hash, key, first);
         }

@@ -1,7 +1,7 @@
 //! A stateful packet filter.
 //!
-//! Owns: the verdict for every packet: known flows pass, new ones are judged by the rules. Must not know: where
-//! packets go. It changes no byte.
+//! Owns: the verdict for every packet: known flows pass, new ones are judged by the rules. Must not
+//! know: where packets go. It changes no byte.
 
 mod classifier;
 mod flows;
@@ -288,7 +288,8 @@ fn number(frame: &[u8], at: usize) -> u32 {
     bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// A packet's place among the flows of its version of IP, with the key's hash; none when it is no part of any.
+/// A packet's place among the flows of its version of IP, with the key's hash; none when it is no
+/// part of any.
 #[derive(Clone, Copy)]
 enum Sighted {
     V4(Sight<FlowV4>, u64),
@@ -369,7 +370,8 @@ impl Firewall {
         decision
     }
 
-    /// The flow that a packet belongs to. ICMP messages that are neither queries nor their answers stand for themselves.
+    /// The flow that a packet belongs to. ICMP messages that are neither queries nor their answers
+    /// stand for themselves.
     fn sight(&self, frame: &[u8], headers: &Headers, message: Option<(u8, u8, u16)>) -> Sighted {
         let ports = match message {
             Some((kind, _, id)) => query_ports(headers.protocol, kind, id),
@@ -397,7 +399,8 @@ impl Firewall {
         }
     }
 
-    /// Judges neighbour discovery: it passes unless a rule that names ICMP types says something else.
+    /// Judges neighbour discovery: it passes unless a rule that names ICMP types says something
+    /// else.
     fn discovery(
         &mut self,
         headers: &Headers,
@@ -501,9 +504,10 @@ impl Firewall {
         }
     }
 
-    /// Whether no packet with these ends may ever begin a flow, whoever sends it and whichever way it travels: a flow that
-    /// the other side may open is one that this packet would belong to then. Of TCP and UDP only, whose packets the host
-    /// tells apart by their ports; fragments have none.
+    /// Whether no packet with these ends may ever begin a flow, whoever sends it and whichever way
+    /// it travels: a flow that the other side may open is one that this packet would belong to
+    /// then. Of TCP and UDP only, whose packets the host tells apart by their ports; fragments have
+    /// none.
     fn is_hopeless(&self, headers: &Headers) -> bool {
         let Headers { protocol, source_port: from, destination_port: to, addresses, .. } = *headers;
         let back = match addresses {
@@ -536,8 +540,9 @@ impl Firewall {
         }
     }
 
-    /// Whether the flow that an ICMP error is about is inspected; none: it is not known, or the error does not go to who sent the packet
-    /// that it quotes. To anybody else, it would be a way in for whatever stands behind the quotation.
+    /// Whether the flow that an ICMP error is about is inspected; none: it is not known, or the
+    /// error does not go to who sent the packet that it quotes. To anybody else, it would be a way
+    /// in for whatever stands behind the quotation.
     fn related(&self, frame: &[u8], headers: &Headers, now: u32) -> Option<bool> {
         match (headers.addresses, Quotation::of(frame, headers)) {
             (Addresses::V4 { destination, .. }, Some(Quotation::V4(key, sender)))
@@ -605,8 +610,8 @@ impl Firewall {
     }
 }
 
-/// Whether an ICMP message of this type is an error. Redirects, which quote packets, too, are none: they change a host's
-/// routes, and are nobody's business behind a router.
+/// Whether an ICMP message of this type is an error. Redirects, which quote packets, too, are none:
+/// they change a host's routes, and are nobody's business behind a router.
 fn is_error(kind: u8, protocol: u8) -> bool {
     match protocol {
         protocol::ICMP => matches!(kind, 3 | 4 | 11 | 12),
@@ -614,8 +619,9 @@ fn is_error(kind: u8, protocol: u8) -> bool {
     }
 }
 
-/// What stands for the ports of an ICMP query or an answer to one: its identifier on the side that asks, the query's type on
-/// the other. So an answer is of the query's flow, and a query the other way is not.
+/// What stands for the ports of an ICMP query or an answer to one: its identifier on the side that
+/// asks, the query's type on the other. So an answer is of the query's flow, and a query the other
+/// way is not.
 fn query_ports(protocol: u8, kind: u8, id: u16) -> Option<(u16, u16)> {
     match (protocol, kind) {
         (protocol::ICMP, 8 | 13 | 17) | (protocol::ICMPV6, 128) => Some((id, kind.into())),
@@ -633,7 +639,8 @@ fn is_arp(frame: &[u8]) -> bool {
     kinds.find(|kind| !tag(kind)) == Some(ethertype::ARP)
 }
 
-/// Router and neighbour solicitations, advertisements and redirects that no router has forwarded (RFC 4861).
+/// Router and neighbour solicitations, advertisements and redirects that no router has forwarded
+/// (RFC 4861).
 fn is_neighbour_discovery(frame: &[u8], headers: &Headers, message: Option<(u8, u8, u16)>) -> bool {
     headers.protocol == protocol::ICMPV6
         && matches!(message, Some((133..=137, 0, _)))

@@ -14,7 +14,8 @@ pub(crate) enum Quotation {
 }
 
 impl Quotation {
-    /// Of the error with these headers, in the VLANs that it has come by. `None` when it quotes another version than its own, a later fragment, or too little.
+    /// Of the error with these headers, in the VLANs that it has come by. `None` when it quotes
+    /// another version than its own, a later fragment, or too little.
     pub(crate) fn of(frame: &[u8], error: &Headers) -> Option<Self> {
         let packet = frame.get(error.l4 + 8..error.end)?;
         let quoted = parse::quoted(packet).filter(|quoted| !quoted.is_later_fragment())?;

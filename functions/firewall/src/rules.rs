@@ -74,7 +74,8 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Compiles what the operator wrote; the error names the rule by its place (from 0) and the key.
+    /// Compiles what the operator wrote; the error names the rule by its place (from 0) and the
+    /// key.
     pub(crate) fn compile(default: Action, written: Vec<Value>) -> Result<Self, String> {
         let mut areas = Areas::default();
         let rules = written
@@ -103,7 +104,8 @@ impl Rules {
         self.rule(self.v6.first_match(src, dst, fields))
     }
 
-    /// The first rule that matches, of those that name ICMP types: others say nothing about neighbour discovery.
+    /// The first rule that matches, of those that name ICMP types: others say nothing about
+    /// neighbour discovery.
     pub(crate) fn decide_discovery(&self, src: u128, dst: u128, fields: Fields) -> Option<&Rule> {
         let number = self.discovery.first_match(src, dst, fields);
         (number != NO_RULE).then(|| self.rule(number))
@@ -133,7 +135,8 @@ fn read(at: usize, value: Value, areas: &mut Areas) -> Result<Rule, String> {
         }
     };
     let direction = match text("direction", written.direction.as_ref())?.as_deref() {
-        // Who answers for a flow is behind the chain; of others' flows only the chain's beginning is on that way.
+        // Who answers for a flow is behind the chain; of others' flows only the chain's beginning
+        // is on that way.
         Some("in") if action == Action::Inspect => {
             return Err(wrong("direction", Some("in"), "\"out\", for flows that are inspected"));
         }

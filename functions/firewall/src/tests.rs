@@ -75,7 +75,8 @@ fn an_inspected_flow_goes_to_the_kernel_and_its_answers_pass() {
     // From the other side nobody is inspected, whatever the port.
     assert_eq!(back(&mut fw, tcp((OUT, 9), (IN, 80), "S")), DENIED);
     assert_eq!((fw.counter("inspected"), fw.counter("allowed"), fw.counter("new")), (3, 3, 2));
-    // A router on the client's side has something to say about what the kernel sent to it; the server knows nothing of that.
+    // A router on the client's side has something to say about what the kernel sent to it; the
+    // server knows nothing of that.
     assert_eq!(out(&mut fw, about(&tcp(b, a, "A"), 3, OUT)), Verdict::ToKernel);
     assert_eq!(out(&mut fw, about(&tcp((OUT, 443), (IN, 1), "A"), 3, OUT)), Verdict::Next);
     assert_eq!((fw.counter("related"), fw.counter("inspected")), (2, 4));
@@ -130,8 +131,8 @@ fn pings_and_errors_about_known_flows_pass() {
     assert_eq!(fw.counter("related"), 1);
 }
 
-/// Protocols without ports, and IPv6 packets with extension headers, above all pieces of them: whose path is narrower learns
-/// that by errors (RFC 1191, RFC 8201).
+/// Protocols without ports, and IPv6 packets with extension headers, above all pieces of them:
+/// whose path is narrower learns that by errors (RFC 1191, RFC 8201).
 #[test]
 fn errors_about_any_protocol_and_about_fragments_pass() {
     let mut fw =
@@ -184,7 +185,8 @@ fn piece(id: u16, offset: u16, more: bool) -> Vec<u8> {
 fn fragments_follow_their_first_however_many_packets_are_fragmented() {
     let mut fw = firewall(RULES);
     let unknown = Verdict::Drop(reason::FRAGMENT);
-    // A link's whole load of them, for longer than any is remembered. They overtake each other a little.
+    // A link's whole load of them, for longer than any is remembered. They overtake each other a
+    // little.
     for (n, pause) in (0..6000_u16).zip([20_000_000, 5_000].into_iter().cycle()) {
         assert_eq!(out(&mut fw, piece(n, 0, true)), Verdict::Next, "{n}");
         fw.advance(pause);

@@ -3,7 +3,8 @@
 //! Owns: the stages of a flow and their timeouts. Must not know: packets' bytes, tables, rules.
 //!
 //! The TCP stages are those of RFC 9293 section 3.3.2 as a bystander sees them, the timeouts Linux
-//! conntrack's (nf_conntrack sysctl documentation). Of sequence numbers only those of RSTs are judged.
+//! conntrack's (nf_conntrack sysctl documentation). Of sequence numbers only those of RSTs are
+//! judged.
 
 use serde::Deserialize;
 
@@ -116,8 +117,8 @@ impl Default for Timeouts {
 
 /// Longest timeout, in seconds: a year.
 const LONGEST: u32 = 31_536_000;
-/// Seconds without another packet after a doubtful RST: what RFC 5382 (REQ-5) grants a connection, longer than hosts let one be silent
-/// that they keep alive (RFC 9293, section 3.8.4: two hours).
+/// Seconds without another packet after a doubtful RST: what RFC 5382 (REQ-5) grants a connection,
+/// longer than hosts let one be silent that they keep alive (RFC 9293, section 3.8.4: two hours).
 const DOUBTED: u32 = 7440;
 /// A tick is 2^27 ns, about 0.13 s.
 const TICK_BITS: u32 = 27;
@@ -129,7 +130,8 @@ pub(crate) const fn ticks(now: u64) -> u32 {
     (now >> TICK_BITS) as u32
 }
 
-/// So many seconds in ticks. One tick more: the moment is rounded down, the timeout must not be shorter than asked.
+/// So many seconds in ticks. One tick more: the moment is rounded down, the timeout must not be
+/// shorter than asked.
 const fn timeout(seconds: u32) -> u32 {
     ticks(seconds as u64 * 1_000_000_000) + 2
 }
@@ -167,7 +169,8 @@ impl Clock {
         now.wrapping_add(self.ticks[stage as usize])
     }
 
-    /// The deadline of a flow after an RST that need not be its sender's. There are receivers that heed it.
+    /// The deadline of a flow after an RST that need not be its sender's. There are receivers that
+    /// heed it.
     pub(crate) fn doubted(&self, now: u32, deadline: u32) -> u32 {
         now.wrapping_add(timeout(DOUBTED).min(deadline.wrapping_sub(now)))
     }
@@ -177,15 +180,16 @@ impl Clock {
         now.wrapping_add(self.ticks[stage as usize].min(deadline.wrapping_sub(now)))
     }
 
-    /// Ticks since the last packet of a flow that is in this stage and has this deadline, which lies ahead. None when it lies further
-    /// ahead than the stage's timeout is long: that was longer once.
+    /// Ticks since the last packet of a flow that is in this stage and has this deadline, which
+    /// lies ahead. None when it lies further ahead than the stage's timeout is long: that was
+    /// longer once.
     pub(crate) fn silence(&self, now: u32, deadline: u32, stage: Stage) -> u32 {
         self.ticks[stage as usize].saturating_sub(deadline.wrapping_sub(now))
     }
 
     /// True when the deadline lies ahead, and not further than any timeout could put it: a deadline
-    /// beyond that is from another clock (a restarted machine, another capture). Not than the timeouts of this configuration: those
-    /// before it may have been longer.
+    /// beyond that is from another clock (a restarted machine, another capture). Not than the
+    /// timeouts of this configuration: those before it may have been longer.
     pub(crate) fn alive(&self, now: u32, deadline: u32) -> bool {
         const AHEAD: u32 = timeout(LONGEST);
         deadline.wrapping_sub(now).wrapping_sub(1) < AHEAD
@@ -205,7 +209,8 @@ pub(crate) struct Life {
 const FIN_SEEN: u8 = 1;
 /// In stages closed and reset: the side that sent RST was the responder.
 const RESET_BY_RESPONDER: u8 = 4;
-/// The handshake was completed; of UDP, something came after an answer; of other protocols, both sides sent.
+/// The handshake was completed; of UDP, something came after an answer; of other protocols, both
+/// sides sent.
 const OPENED: u8 = 8;
 
 /// Who sent a packet of a flow.
@@ -230,7 +235,8 @@ pub(crate) enum Step {
     Doubtful,
 }
 
-/// True for combinations of flags that a sane sender can make. Scanners and evasion tools send others.
+/// True for combinations of flags that a sane sender can make. Scanners and evasion tools send
+/// others.
 pub(crate) fn sane(flags: u8) -> bool {
     // ECE, CWR, URG and PSH say nothing about the connection.
     const SANE: [u8; 6] = [SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK];
@@ -247,7 +253,8 @@ pub(crate) fn midway(flags: u8) -> bool {
     flags & (SYN | ACK | RST) == ACK
 }
 
-/// True for a segment whose acknowledgement number its sender means. (That of an RST nobody answers.)
+/// True for a segment whose acknowledgement number its sender means. (That of an RST nobody
+/// answers.)
 pub(crate) fn acknowledges(flags: u8) -> bool {
     flags & (ACK | RST) == ACK
 }
@@ -277,7 +284,8 @@ impl Life {
             (Stage::SynSent, Side::Originator) => return Step::Invalid,
             (Stage::SynSent, Side::Responder) => return Step::Pass,
             (Stage::SynReceived, Side::Originator) => *self = Self::begin(Stage::Established),
-            // Only now it is known that there is a connection, and not only somebody who speaks of one.
+            // Only now it is known that there is a connection, and not only somebody who speaks of
+            // one.
             (Stage::Midway, Side::Responder) => {
                 self.marks |= OPENED;
                 self.stage = self.stage_by_fins();
@@ -297,8 +305,9 @@ impl Life {
         Step::Pass
     }
 
-    /// True for an RST of an open connection with another sequence number than the one that its receiver expects. (RFC 5961, section
-    /// 3.2: a receiver then asks its sender, who answers with the right one, if he meant it.)
+    /// True for an RST of an open connection with another sequence number than the one that its
+    /// receiver expects. (RFC 5961, section 3.2: a receiver then asks its sender, who answers with
+    /// the right one, if he meant it.)
     pub(crate) fn doubts(self, flags: u8, sequence: impl FnOnce() -> u32, expected: u32) -> bool {
         let open = matches!(self.stage, Stage::Established | Stage::FinWait | Stage::Reset);
         flags & RST != 0 && open && sequence() != expected
@@ -308,7 +317,8 @@ impl Life {
         if self.stage == Stage::Closed || self.stage == Stage::Reset && self.reset_by(side) {
             return Step::Pass;
         }
-        // Anybody may send a RST that its receiver does not heed: an open connection is not over by one.
+        // Anybody may send a RST that its receiver does not heed: an open connection is not over by
+        // one.
         self.stage = match self.stage {
             Stage::Established | Stage::FinWait => Stage::Reset,
             _ => Stage::Closed,
@@ -357,8 +367,9 @@ impl Life {
         }
     }
 
-    /// Whether both sides have to do with the flow, now: else it may be given up for another one when there is no room. One
-    /// question and one answer are over; of other protocols it is known only whether both sides sent.
+    /// Whether both sides have to do with the flow, now: else it may be given up for another one
+    /// when there is no room. One question and one answer are over; of other protocols it is known
+    /// only whether both sides sent.
     pub(crate) fn is_under_way(self) -> bool {
         match self.stage {
             Stage::Established | Stage::FinWait => true,

@@ -1,6 +1,7 @@
 //! Answers from the store.
 //!
-//! Owns: a client's own conditions, and what is told about a stored response. Must not know: whether it may be used.
+//! Owns: a client's own conditions, and what is told about a stored response. Must not know:
+//! whether it may be used.
 
 use weir_sdk::message::{Exchange, Head, Outcome, Response};
 
@@ -52,7 +53,8 @@ pub(crate) fn weak(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// Answers with a stored response, or that the client has it already; none if there are no rooms for it.
+/// Answers with a stored response, or that the client has it already; none if there are no rooms
+/// for it.
 pub(crate) fn answer(
     exchange: &mut Exchange<'_, State>,
     stored: &Stored,

@@ -12,7 +12,8 @@ pub struct Config {
     pub(crate) size: usize,
     /// Bytes of the largest body that is stored.
     pub(crate) max_body: usize,
-    /// Of the time since a response was changed, so much is it taken for fresh without being told: percent.
+    /// Of the time since a response was changed, so much is it taken for fresh without being told:
+    /// percent.
     pub(crate) heuristic_percent: u64,
     /// And at most so long: seconds.
     pub(crate) heuristic_max: u64,

@@ -1,4 +1,5 @@
-//! What `cache-control` says (RFC 9111, section 5.2; RFC 5861), and what follows from a response's fields.
+//! What `cache-control` says (RFC 9111, section 5.2; RFC 5861), and what follows from a response's
+//! fields.
 //!
 //! Owns: freshness and whether a response may be stored. Must not know: where it is stored.
 
@@ -39,7 +40,8 @@ impl Control {
         control
     }
 
-    /// Whether a response to a request with `authorization` is for others, too (RFC 9111, section 3.5).
+    /// Whether a response to a request with `authorization` is for others, too (RFC 9111, section
+    /// 3.5).
     pub(crate) fn for_all(&self) -> bool {
         self.public || self.shared_max_age.is_some() || self.must_revalidate
     }
@@ -118,8 +120,8 @@ pub(crate) struct Freshness {
 }
 
 impl Freshness {
-    /// Reads a response's fields; `asked` is when the request left, `now` when the response came. A heuristic lifetime is
-    /// `percent` of its age since it was changed, and `most` seconds.
+    /// Reads a response's fields; `asked` is when the request left, `now` when the response came. A
+    /// heuristic lifetime is `percent` of its age since it was changed, and `most` seconds.
     pub(crate) fn of(head: &Head<'_>, asked: u64, now: u64, percent: u64, most: u64) -> Self {
         let control = Control::read(head.all("cache-control"));
         let date_of = |name: &str| head.field(name).and_then(|text| date::read(text, now));

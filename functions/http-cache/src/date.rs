@@ -6,8 +6,8 @@ const MONTHS: [&[u8]; 12] = [
     b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec",
 ];
 
-/// Reads a date: `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or `Sun Nov  6 08:49:37 1994`.
-/// Years of two digits are within 50 years of `now`.
+/// Reads a date: `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or `Sun Nov 6
+/// 08:49:37 1994`. Years of two digits are within 50 years of `now`.
 pub(crate) fn read(text: &[u8], now: u64) -> Option<u64> {
     let mut words = [&b""[..]; 6];
     let mut count = 0;

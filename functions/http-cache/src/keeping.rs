@@ -22,19 +22,21 @@ const NOT_STORED: [&[u8]; 8] = [
     b"connection",
     b"keep-alive",
 ];
-/// Fields of a 304 that say nothing of what is stored (RFC 9111, section 3.2), or are for one client.
+/// Fields of a 304 that say nothing of what is stored (RFC 9111, section 3.2), or are for one
+/// client.
 const NOT_UPDATED: [&[u8]; 5] =
     [b"content-encoding", b"content-length", b"content-range", b"content-type", b"set-cookie"];
 
 /// Removals that are told apart, by their keys' hashes.
 const REMOVALS: usize = 1024;
 
-/// When keys were last removed by requests that changed what they are for. What was asked for before that may be what was
-/// there before.
+/// When keys were last removed by requests that changed what they are for. What was asked for
+/// before that may be what was there before.
 #[derive(Debug)]
 pub(crate) struct Removals {
     count: u64,
-    /// Keys that share a place are taken for one: then a response is not stored that could have been.
+    /// Keys that share a place are taken for one: then a response is not stored that could have
+    /// been.
     last: Vec<u64>,
 }
 
@@ -85,7 +87,8 @@ impl Cache {
         Outcome::Continue
     }
 
-    /// What is to be stored of a response, without its body; none if it must not be, or need not (RFC 9111, section 3).
+    /// What is to be stored of a response, without its body; none if it must not be, or need not
+    /// (RFC 9111, section 3).
     fn storable(&self, state: &State, head: &Head<'_>, now: u64) -> Option<Stored> {
         let status = head.status();
         let cookie = state.fields.iter().any(|(name, _)| name == b"cookie");
@@ -156,8 +159,8 @@ impl Cache {
         self.counters.responses.set(self.store.len() as f64);
     }
 
-    /// A 304 is about a stored response, which is fresh again (RFC 9111, section 4.3.4). False if it is about another. See
-    /// [`Cache::forget_private`].
+    /// A 304 is about a stored response, which is fresh again (RFC 9111, section 4.3.4). False if
+    /// it is about another. See [`Cache::forget_private`].
     pub(crate) fn freshen(&mut self, place: Place, head: &Head<'_>, asked: u64, now: u64) -> bool {
         let Some(stored) = self.store.get_mut(place) else { return false };
         if let (Some(told), Some(have)) = (head.field("etag"), stored.field("etag"))
@@ -185,7 +188,8 @@ impl Cache {
         true
     }
 
-    /// Removes a response of which a 304 said that it is not for everybody any more: who asked has got it then.
+    /// Removes a response of which a 304 said that it is not for everybody any more: who asked has
+    /// got it then.
     pub(crate) fn forget_private(&mut self, place: Place) {
         if let Some(stored) = self.store.get(place)
             && (stored.freshness.control.no_store || stored.freshness.control.private)

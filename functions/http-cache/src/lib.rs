@@ -1,8 +1,8 @@
 //! A shared cache (RFC 9111), with stale responses where RFC 5861 allows them.
 //!
-//! Owns: which requests are answered from the store, and which responses come into it. Must not know: how the store keeps them.
-//! What a function before it in the chain changes on a request counts; so it belongs behind those that check who may see
-//! something.
+//! Owns: which requests are answered from the store, and which responses come into it. Must not
+//! know: how the store keeps them. What a function before it in the chain changes on a request
+//! counts; so it belongs behind those that check who may see something.
 
 mod answer;
 mod config;
@@ -302,7 +302,8 @@ impl Cache {
         true
     }
 
-    /// Asks whether a stored response still holds, before the client gets anything (RFC 9111, section 4.3.1).
+    /// Asks whether a stored response still holds, before the client gets anything (RFC 9111,
+    /// section 4.3.1).
     fn validate(
         &mut self,
         exchange: &mut Exchange<'_, State>,
@@ -355,7 +356,8 @@ impl Cache {
     ) -> Outcome {
         let status = head.status();
         if status == 304 {
-            // It confirms what it was asked about, also when it says too little, or too much, to freshen that.
+            // It confirms what it was asked about, also when it says too little, or too much, to
+            // freshen that.
             if self.freshen(place, head, exchange.state.asked, now) {
                 self.counters.revalidated.add(1);
             }
@@ -382,7 +384,8 @@ impl Cache {
         }
         let told = self.take_in(exchange, head, why, now);
         let state = &*exchange.state;
-        // Others are not to get what is not true any more. What somebody's own is says nothing about theirs.
+        // Others are not to get what is not true any more. What somebody's own is says nothing
+        // about theirs.
         let is_another = matches!(status, 200..400 | 404 | 410) && !head.made();
         if is_another && why == Forward::Stale && state.filling.is_none() && !state.authorized {
             self.remove(place);

@@ -1,7 +1,7 @@
 //! Where responses lie.
 //!
-//! Owns: finding them by key and variant, and bounded memory: the one that was used longest ago goes first. Must not know: when
-//! a response may be used.
+//! Owns: finding them by key and variant, and bounded memory: the one that was used longest ago
+//! goes first. Must not know: when a response may be used.
 
 use std::rc::Rc;
 

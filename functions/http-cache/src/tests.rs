@@ -638,7 +638,8 @@ fn mistakes_are_named() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is asked in whatever order, nobody gets a response of another target or variant, or one older than it may be.
+    /// Whatever is asked in whatever order, nobody gets a response of another target or variant, or
+    /// one older than it may be.
     #[test]
     fn what_comes_from_the_store_could_have_come_from_the_upstream(
         steps in prop::collection::vec((0u8..3, 0u8..3, 0u64..8, 1u64..12), 1..80),

@@ -49,7 +49,8 @@ pub(crate) fn is_usable(stored: &Stored, wanted: &Wanted, age: u64, now: u64) ->
     if left > 0 {
         return left >= wanted.min_fresh;
     }
-    // RFC 9111, section 4.2.4. What is `s-maxage` is for shared caches, and to be revalidated by them, too.
+    // RFC 9111, section 4.2.4. What is `s-maxage` is for shared caches, and to be revalidated by
+    // them, too.
     if control.must_revalidate
         || control.shared_max_age.is_some_and(|_| control.stale_while_revalidate.is_none())
     {
@@ -64,8 +65,8 @@ pub(crate) fn is_usable(stored: &Stored, wanted: &Wanted, age: u64, now: u64) ->
     stale <= wanted.max_stale && wanted.max_stale > 0
 }
 
-/// The directive that lets a stored response be used in place of an error (RFC 5861): who asked while others get what is stale
-/// need not fare worse than they do.
+/// The directive that lets a stored response be used in place of an error (RFC 5861): who asked
+/// while others get what is stale need not fare worse than they do.
 pub(crate) fn hides_errors(stored: &Stored, now: u64) -> Option<&'static str> {
     let Freshness { control, lifetime, .. } = stored.freshness;
     if control.must_revalidate || control.no_cache {

@@ -1,6 +1,7 @@
 //! What responses are stored under.
 //!
-//! Owns: keys, and variants by `vary` (RFC 9111, section 4.1). Must not know: where they are stored.
+//! Owns: keys, and variants by `vary` (RFC 9111, section 4.1). Must not know: where they are
+//! stored.
 
 use weir_sdk::message::Head;
 
@@ -37,7 +38,8 @@ pub(crate) fn is_variant(stored: &Stored, head: &Head<'_>) -> bool {
     })
 }
 
-/// The fields that a response varies by, and what they are in the request; none if it varies by more than that.
+/// The fields that a response varies by, and what they are in the request; none if it varies by
+/// more than that.
 pub(crate) fn vary(request: &[Field], head: &Head<'_>) -> Option<Vec<(String, Option<Vec<u8>>)>> {
     let mut all: Vec<(String, Option<Vec<u8>>)> = Vec::new();
     for value in head.all("vary") {

@@ -35,8 +35,9 @@ pub(crate) struct Upstream {
     pub(crate) place: usize,
     pub(crate) name: String,
     weight: u32,
-    /// For round robin: grows by the weight each time, and falls by all weights when it is chosen (nginx's smooth
-    /// weighted round robin). For the least requests: less, the later it was chosen.
+    /// For round robin: grows by the weight each time, and falls by all weights when it is chosen
+    /// (nginx's smooth weighted round robin). For the least requests: less, the later it was
+    /// chosen.
     credit: i64,
     /// Its cookie's value.
     pub(crate) mark: String,
@@ -111,7 +112,8 @@ impl Group {
         !ejected && healthy(self.upstreams[upstream].place)
     }
 
-    /// The policy's choice of those who are well; if nobody is, of those who are not down; if all are down, of all.
+    /// The policy's choice of those who are well; if nobody is, of those who are not down; if all
+    /// are down, of all.
     pub(crate) fn choose(&mut self, head: &Head<'_>, now: u64) -> usize {
         let first = self.propose(head);
         if self.is_well(first, now) {
@@ -199,7 +201,8 @@ impl Group {
 
     fn chosen(&mut self, at: usize) -> usize {
         match self.policy {
-            // Less than that, it only becomes while others are not well, who then are not owed anything.
+            // Less than that, it only becomes while others are not well, who then are not owed
+            // anything.
             Policy::RoundRobin => {
                 let credit = &mut self.upstreams[at].credit;
                 *credit = (*credit - self.weights).max(-self.weights);

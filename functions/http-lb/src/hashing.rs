@@ -49,9 +49,11 @@ impl Table {
         Self { places }
     }
 
-    /// The upstreams that a hash goes to, the one after the other if those before cannot have it. Endless.
+    /// The upstreams that a hash goes to, the one after the other if those before cannot have it.
+    /// Endless.
     pub(crate) fn choices(&self, hash: u64) -> impl Iterator<Item = usize> {
-        // Each further try takes another place, not the neighbour: the load of who is gone spreads over all.
+        // Each further try takes another place, not the neighbour: the load of who is gone spreads
+        // over all.
         (0..).map(move |try_| {
             let place = mix(hash ^ try_) % u64::from(PLACES);
             usize::from(self.places[place as usize])

@@ -1,7 +1,8 @@
 //! Chooses an upstream for each request.
 //!
-//! Owns: which upstreams a request may go to, stickiness, and what is learnt from how it ended. Must not know: connections,
-//! retries, health checks: those are the gateway's, which is asked for what it knows.
+//! Owns: which upstreams a request may go to, stickiness, and what is learnt from how it ended.
+//! Must not know: connections, retries, health checks: those are the gateway's, which is asked for
+//! what it knows.
 
 mod group;
 mod hashing;
@@ -174,7 +175,8 @@ impl MessageFunction for Balancer {
             exchange.state.status = head.status();
         }
         let Some(group) = self.groups.get(group) else { return Outcome::Done };
-        // A second attempt may have come to another one: what the client has to come back to is there.
+        // A second attempt may have come to another one: what the client has to come back to is
+        // there.
         let sender = match head.upstream() {
             Some(place) => group.at(place),
             None => Some(upstream),
@@ -254,7 +256,8 @@ fn read_routes(
     Ok((before, groups))
 }
 
-/// Who goes from the one group to the other would lose its upstream each time if both had the same cookie.
+/// Who goes from the one group to the other would lose its upstream each time if both had the same
+/// cookie.
 fn check_cookies(groups: &[Group], routes: usize) -> Result<(), String> {
     let cookie = |group: &Group| group.sticky.as_ref().map(|sticky| sticky.cookie.clone());
     for (n, group) in groups.iter().enumerate().take(routes) {

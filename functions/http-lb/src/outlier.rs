@@ -1,6 +1,7 @@
 //! Upstreams that fail again and again get nothing for a while.
 //!
-//! Owns: counting, and who is ejected until when; after Envoy's outlier detection. Must not know: requests.
+//! Owns: counting, and who is ejected until when; after Envoy's outlier detection. Must not know:
+//! requests.
 
 use serde::Deserialize;
 

@@ -1,7 +1,7 @@
 //! Routes: which requests one takes.
 //!
-//! Owns: reading and checking conditions, whether a request meets them, and whether an earlier route leaves a later one
-//! anything. Must not know: upstreams, and how one is chosen.
+//! Owns: reading and checking conditions, whether a request meets them, and whether an earlier
+//! route leaves a later one anything. Must not know: upstreams, and how one is chosen.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +138,8 @@ impl Conditions {
         hosts && methods && fields && self.path.covers(&later.path)
     }
 
-    /// A number made of them: the same wherever the route stands, and whatever order its lists have.
+    /// A number made of them: the same wherever the route stands, and whatever order its lists
+    /// have.
     pub(crate) fn number(&self) -> u64 {
         let mut hosts: Vec<String> = self.hosts.iter().map(|host| format!("{host:?}")).collect();
         let mut methods = self.methods.clone();

@@ -1,4 +1,5 @@
-//! How an upstream is chosen of several: the top level's settings, and what routes have of their own.
+//! How an upstream is chosen of several: the top level's settings, and what routes have of their
+//! own.
 //!
 //! Owns: reading and checking them, and what a route inherits. Must not know: upstreams.
 

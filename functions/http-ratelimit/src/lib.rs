@@ -1,7 +1,7 @@
 //! Limits how many requests may come.
 //!
-//! Owns: counting by rules, here or in the tenant's store, and the answer to who comes too often. Must not know: what
-//! requests are about.
+//! Owns: counting by rules, here or in the tenant's store, and the answer to who comes too often.
+//! Must not know: what requests are about.
 
 mod rules;
 mod shared;
@@ -120,7 +120,8 @@ impl MessageFunction for Limiter {
 
     fn request_head(&mut self, exchange: &mut Exchange<'_, State>, head: &mut Head<'_>) -> Outcome {
         let now = exchange.now();
-        // All are asked before anything is taken: who is refused by one rule takes nothing from the others.
+        // All are asked before anything is taken: who is refused by one rule takes nothing from the
+        // others.
         let mut places = [None; RULES_MAX];
         let mut refused = None;
         for (number, (rule, place)) in (0u16..).zip(self.rules.iter().zip(&mut places)) {

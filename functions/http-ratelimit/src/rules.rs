@@ -126,7 +126,8 @@ impl Rule {
             && !self.exempt.iter().any(|prefix| prefix.contains(head.client_bytes()))
     }
 
-    /// The key of a request. Those without a field or cookie have one key together with their client's address.
+    /// The key of a request. Those without a field or cookie have one key together with their
+    /// client's address.
     pub(crate) fn key(&self, head: &Head<'_>, seed: u64) -> u64 {
         let mut key = hash::bytes(self.name.as_bytes(), seed);
         for part in &self.key {

@@ -1,7 +1,7 @@
 //! Counting in the tenant's store, which all threads of the gateway share.
 //!
-//! Owns: a sliding window made of two fixed ones: requests of this period, and of the last one as far as it is not over a
-//! period ago. Must not know: rules' conditions.
+//! Owns: a sliding window made of two fixed ones: requests of this period, and of the last one as
+//! far as it is not over a period ago. Must not know: rules' conditions.
 
 use std::time::Duration;
 

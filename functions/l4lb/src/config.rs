@@ -128,8 +128,8 @@ pub(crate) struct Backend {
 }
 
 impl Config {
-    /// Checks everything and fills the tables. Names are hashed with fixed keys, so that all instances everywhere
-    /// choose alike.
+    /// Checks everything and fills the tables. Names are hashed with fixed keys, so that all
+    /// instances everywhere choose alike.
     pub(crate) fn services(&self) -> Result<Vec<Service>, String> {
         if !maglev::is_prime(self.table) || self.table > 1 << 20 {
             return Err(format!(

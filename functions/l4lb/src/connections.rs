@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Slots looked at by each sweep.
 const SWEEP: usize = 16;
-/// Seconds that a connection is remembered of which one side was seen only, so that floods do not fill the table for long.
+/// Seconds that a connection is remembered of which one side was seen only, so that floods do not
+/// fill the table for long.
 const HALF: u32 = 30;
 /// Seconds that a connection is remembered after its end (RFC 5382, REQ-5: the transitory timeout).
 const OVER: u32 = 240;
@@ -124,8 +125,9 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
         self.map.look_ahead(probes);
     }
 
-    /// The backend's id of a connection to which a packet from the client belongs that changes no more than when it expires: the common
-    /// case, for which [`Connection::advance`] is too long. `None` means no more than to use [`Self::find`].
+    /// The backend's id of a connection to which a packet from the client belongs that changes no
+    /// more than when it expires: the common case, for which [`Connection::advance`] is too long.
+    /// `None` means no more than to use [`Self::find`].
     #[inline(always)]
     pub(crate) fn refresh(&mut self, probe: Probe, key: &K, now: u32, idle: u32) -> Option<u32> {
         let connection = self.map.find_mut(probe, key)?;
@@ -152,8 +154,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy> Connections<K> {
         self.map.find_mut(at, key).filter(|connection| connection.expires > now)
     }
 
-    /// Remembers a connection by its first packet, in place of one that is not under way if there is no room; false when there is
-    /// none such.
+    /// Remembers a connection by its first packet, in place of one that is not under way if there
+    /// is no room; false when there is none such.
     pub(crate) fn open(
         &mut self,
         hash: u64,

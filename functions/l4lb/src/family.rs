@@ -231,7 +231,8 @@ impl<K: Flow> Family<K> {
         }
     }
 
-    /// Where an ICMP error about a client's connection goes: as its packets do, but it opens none, and none lasts longer for it.
+    /// Where an ICMP error about a client's connection goes: as its packets do, but it opens none,
+    /// and none lasts longer for it.
     pub(crate) fn about(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
         let known = self.connections.find(self.hash(&key), &key, now).map(|known| known.backend);
         let healthy = |place: &Place| pool.targets[*place as usize].healthy;
@@ -241,16 +242,18 @@ impl<K: Flow> Family<K> {
         })
     }
 
-    /// Of which backend's service an ICMP error in reverse is, `key` being the flow from the backend to the client.
+    /// Of which backend's service an ICMP error in reverse is, `key` being the flow from the
+    /// backend to the client.
     pub(crate) fn about_outward(&mut self, pool: &Pool, key: K, now: u32) -> Option<Place> {
         let first = self.backend(key.from(), key.protocol())?;
         let (known, chosen) = self.trace(pool, key, first, None, now);
         known.or(chosen)
     }
 
-    /// Of which connection a packet from a backend is, `key` being the flow from there to the client. What has none is of the service
-    /// for which Maglev's table chooses this backend: it may have expired, or never have had room. Of UDP that is not sure, since
-    /// there a backend's own flows look the same.
+    /// Of which connection a packet from a backend is, `key` being the flow from there to the
+    /// client. What has none is of the service for which Maglev's table chooses this backend: it
+    /// may have expired, or never have had room. Of UDP that is not sure, since there a backend's
+    /// own flows look the same.
     pub(crate) fn outward(&mut self, pool: &Pool, key: K, flags: u8, now: u32) -> Origin {
         let (from, protocol) = (key.from(), key.protocol());
         let Some(first) = self.backend(from, protocol) else { return Origin::Own };
@@ -282,8 +285,9 @@ impl<K: Flow> Family<K> {
         }
     }
 
-    /// The backend that has a connection of which this flow is the reverse; and that for which Maglev's table would choose it. `first`:
-    /// the first backend that may be meant. With flags, there is a packet of it.
+    /// The backend that has a connection of which this flow is the reverse; and that for which
+    /// Maglev's table would choose it. `first`: the first backend that may be meant. With flags,
+    /// there is a packet of it.
     fn trace(
         &mut self,
         pool: &Pool,
@@ -338,7 +342,8 @@ impl<K: Flow> Family<K> {
     }
 }
 
-/// The backend that Maglev's table has for a client's flow, in whatever VLANs that is: other balancers may see it in others.
+/// The backend that Maglev's table has for a client's flow, in whatever VLANs that is: other
+/// balancers may see it in others.
 fn choose<K: Flow>(choice: &Hasher, pool: &Pool, service: usize, key: K) -> Option<Place> {
     pool.choose(service, choice.hash(&key.within(0)))
 }

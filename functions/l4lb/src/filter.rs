@@ -1,5 +1,5 @@
-//! Whether an address may be one of a few: a Bloom filter with one hash (Bloom 1970), which lets packets that are for nobody
-//! here pass for a nanosecond.
+//! Whether an address may be one of a few: a Bloom filter with one hash (Bloom 1970), which lets
+//! packets that are for nobody here pass for a nanosecond.
 
 const WORDS: usize = 64;
 
@@ -23,7 +23,8 @@ impl Filter {
         self.0[word] & bit != 0
     }
 
-    /// The upper 12 bits of a product (Knuth, TAOCP, volume 3, 6.4), of the address as it lies in a packet.
+    /// The upper 12 bits of a product (Knuth, TAOCP, volume 3, 6.4), of the address as it lies in a
+    /// packet.
     #[inline]
     fn place(address: u32) -> (usize, u64) {
         let hash = address.to_be().wrapping_mul(0x9e37_79b1);

@@ -1,8 +1,9 @@
 //! An L4 load balancer: a virtual address, many backends.
 //!
-//! Owns: taking packets of a burst to their backend, and answers back. Must not know: how healthy a backend is (it is
-//! told), or routes. Packets in the chain's direction come from clients, packets in reverse from backends. `family` says
-//! where to, by `connections` or by `maglev`; `rewrite` changes packets.
+//! Owns: taking packets of a burst to their backend, and answers back. Must not know: how healthy a
+//! backend is (it is told), or routes. Packets in the chain's direction come from clients, packets
+//! in reverse from backends. `family` says where to, by `connections` or by `maglev`; `rewrite`
+//! changes packets.
 
 mod config;
 mod connections;
@@ -50,7 +51,8 @@ pub struct LoadBalancer {
     pool: Pool,
     v4: Family<FlowV4>,
     v6: Family<FlowV6>,
-    /// Virtual addresses and those of backends, which clients may use, too; and backends' that packets in reverse come from.
+    /// Virtual addresses and those of backends, which clients may use, too; and backends' that
+    /// packets in reverse come from.
     clients_to: Filter,
     backends_from: Filter,
     swept: u64,
@@ -256,8 +258,9 @@ impl LoadBalancer {
         }
     }
 
-    /// An ICMP error about a connection: from the network to the virtual address it goes on to the backend, from the backend
-    /// it gets the virtual address as its source; what it quotes is changed likewise (RFC 5508, section 4).
+    /// An ICMP error about a connection: from the network to the virtual address it goes on to the
+    /// backend, from the backend it gets the virtual address as its source; what it quotes is
+    /// changed likewise (RFC 5508, section 4).
     fn icmp_error(
         &mut self,
         frame: &mut [u8],
@@ -311,7 +314,8 @@ fn about<K: Flow>(
     (vlans, reverse): (u32, bool),
     now: u32,
 ) -> Option<Place> {
-    // The quoted packet went the other way: from the side of who gets the error, the flow is that of its answers.
+    // The quoted packet went the other way: from the side of who gets the error, the flow is that
+    // of its answers.
     let from = (K::address(quoted.destination)?, quoted.destination_port);
     let to = (K::address(quoted.source)?, quoted.source_port);
     let key = K::new(from, to, quoted.at.protocol).within(vlans);

@@ -1,5 +1,5 @@
-//! Maglev's lookup table (Eisenbud, Yi, Contavalli and others, "Maglev: A Fast and Reliable Software Network Load
-//! Balancer", NSDI 2016, section 3.4).
+//! Maglev's lookup table (Eisenbud, Yi, Contavalli and others, "Maglev: A Fast and Reliable
+//! Software Network Load Balancer", NSDI 2016, section 3.4).
 
 /// A backend's order of preference for table entries: `(offset + n * skip) mod size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ impl Preference {
     }
 }
 
-/// Fills a table of `size` entries (a prime) with the places of backends; empty if none has any weight. The paper's
-/// algorithm 1, with as many turns in a row as a backend's weight.
+/// Fills a table of `size` entries (a prime) with the places of backends; empty if none has any
+/// weight. The paper's algorithm 1, with as many turns in a row as a backend's weight.
 pub(crate) fn populate(backends: &[Preference], size: usize) -> Vec<u16> {
     const FREE: u16 = u16::MAX;
     if backends.iter().all(|b| b.weight == 0) {
@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn load_is_as_even_as_in_the_paper() {
-        // Figure 11. Turns make all shares alike but for one entry; the paper calls that almost perfect.
+        // Figure 11. Turns make all shares alike but for one entry; the paper calls that almost
+        // perfect.
         for size in [SMALL, LARGE] {
             let table = table(size, &[]);
             let mut shares = vec![0; BACKENDS];
@@ -128,8 +129,8 @@ mod tests {
             assert!(most - least <= 1, "{least} to {most} of {size}");
             println!("{size} entries: the most loaded has {:.4} of its share", most_loaded(&table));
         }
-        // Rendezvous hashing beside it: backends have to be 49.5 % larger than their share with the small table, says the
-        // paper, and 12.3 % with the large one.
+        // Rendezvous hashing beside it: backends have to be 49.5 % larger than their share with the
+        // small table, says the paper, and 12.3 % with the large one.
         for (size, paper) in [(SMALL, 1.495), (LARGE, 1.123)] {
             let name = |n: usize| weir_sdk::flow::Hasher::new(n as u64 + 1);
             let backends: Vec<_> = (0..BACKENDS).map(name).collect();
@@ -143,8 +144,8 @@ mod tests {
         }
     }
 
-    /// Percent of the entries that change when so many backends fail at once, and percent that change though their backend
-    /// has not failed; the averages of some draws.
+    /// Percent of the entries that change when so many backends fail at once, and percent that
+    /// change though their backend has not failed; the averages of some draws.
     fn changes(size: usize, failures: usize, draws: usize) -> (f64, f64) {
         let before = table(size, &[]);
         let (mut all, mut needless) = (0, 0);

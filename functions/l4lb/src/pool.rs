@@ -1,6 +1,7 @@
 //! All backends of all services, by place and by id.
 //!
-//! Owns: Maglev's choice, finding a backend again by the id that connections remember. Must not know: packets, connections.
+//! Owns: Maglev's choice, finding a backend again by the id that connections remember. Must not
+//! know: packets, connections.
 
 use std::net::IpAddr;
 
@@ -24,7 +25,8 @@ pub(crate) struct Target {
     pub(crate) healthy: bool,
     pub(crate) mode: Mode,
     pub(crate) mac: [u8; 6],
-    /// How plain packets of IPv4 are translated inwards, which is worth a shorter way; none in mode `l2`.
+    /// How plain packets of IPv4 are translated inwards, which is worth a shorter way; none in mode
+    /// `l2`.
     pub(crate) plain: Option<Plain>,
     /// From the virtual address to its own, and back.
     pub(crate) inward: Translation,

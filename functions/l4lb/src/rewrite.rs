@@ -1,7 +1,8 @@
 //! Exchanging one address and port for another in a packet, and in what an ICMP error quotes.
 //!
-//! Owns: bytes and checksums. What a translation does to a checksum is the same for all packets (RFC 1624), so it is computed
-//! once. Must not know: why. Frames must have been read by [`weir_sdk::parse`].
+//! Owns: bytes and checksums. What a translation does to a checksum is the same for all packets
+//! (RFC 1624), so it is computed once. Must not know: why. Frames must have been read by
+//! [`weir_sdk::parse`].
 
 use std::net::IpAddr;
 
@@ -43,7 +44,8 @@ pub(crate) struct Translation {
     address: IpAddr,
     /// None when it stays.
     port: Option<[u8; 2]>,
-    /// Sums of the complements of the old words and of the new ones, for [`checksum::adjust`]: of the address, of both.
+    /// Sums of the complements of the old words and of the new ones, for [`checksum::adjust`]: of
+    /// the address, of both.
     address_difference: u16,
     difference: u16,
 }
@@ -62,7 +64,8 @@ impl Translation {
         }
     }
 
-    /// Translates one end of a TCP or UDP packet. Parts that a quoted packet does not have are left out.
+    /// Translates one end of a TCP or UDP packet. Parts that a quoted packet does not have are left
+    /// out.
     #[inline(always)]
     pub(crate) fn packet(&self, frame: &mut [u8], at: At, end: End) {
         self.address(frame, at.l3, end, self.address_difference);
@@ -146,8 +149,9 @@ pub(crate) struct Quoted {
 }
 
 impl Quoted {
-    /// What the packet with these headers quotes, if it is an ICMP error about TCP or UDP that quotes the ports. A redirect is
-    /// none: it tells the sender of a packet, not who is behind it, about the way.
+    /// What the packet with these headers quotes, if it is an ICMP error about TCP or UDP that
+    /// quotes the ports. A redirect is none: it tells the sender of a packet, not who is behind it,
+    /// about the way.
     pub(crate) fn of(frame: &[u8], headers: &Headers) -> Option<Self> {
         let kind = *frame.get(headers.l4)?;
         let l3 = headers.l4 + ICMP;

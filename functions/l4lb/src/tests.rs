@@ -492,7 +492,8 @@ proptest! {
     }
 }
 
-/// A client of the same address in another VLAN is another client, which keeps its backend by itself.
+/// A client of the same address in another VLAN is another client, which keeps its backend by
+/// itself.
 #[test]
 fn connections_are_told_apart_by_their_vlans() {
     let vlans: [&[u16]; 4] = [&[10], &[11], &[100, 10], &[100, 11]];

@@ -1,6 +1,6 @@
 //! Exchanges source and destination hardware address of every frame. With `verdict = "reply"` it
-//! makes a chain an echo, which is how throughput and latency are measured; with `"next"` it touches
-//! every packet and passes it on.
+//! makes a chain an echo, which is how throughput and latency are measured; with `"next"` it
+//! touches every packet and passes it on.
 
 use serde::Deserialize;
 use weir_sdk::prelude::*;

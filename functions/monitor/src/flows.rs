@@ -1,10 +1,11 @@
 //! The table of flows of one version of IP, which also finds the heaviest.
 //!
-//! Owns: counting, and who makes place when there is none. As long as there is room each flow has an entry. Then the
-//! entry with the fewest bytes, of those that the new flow's could lie in, becomes the new flow's, and its bytes are
-//! kept as a possible error: Space-Saving (Metwally, Agrawal and El Abbadi, "Efficient Computation of Frequent
-//! and Top-k Elements in Data Streams", ICDT 2005) within sets of 32, which overlap: what it promises holds for one set. Must not
-//! know: packets.
+//! Owns: counting, and who makes place when there is none. As long as there is room each flow has
+//! an entry. Then the entry with the fewest bytes, of those that the new flow's could lie in,
+//! becomes the new flow's, and its bytes are kept as a possible error: Space-Saving (Metwally,
+//! Agrawal and El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams",
+//! ICDT 2005) within sets of 32, which overlap: what it promises holds for one set. Must not know:
+//! packets.
 
 use std::fmt::Debug;
 
@@ -140,7 +141,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
         }
     }
 
-    /// Frees entries of flows that have ended, or else the one with the fewest bytes, which it gives.
+    /// Frees entries of flows that have ended, or else the one with the fewest bytes, which it
+    /// gives.
     fn make_room(&mut self, hash: u64, now: u32) -> u64 {
         let idle = self.idle;
         let ended = self.map.retain_near(hash, |_, entry| entry.lives(now, idle));
@@ -177,8 +179,8 @@ impl<K: FromBytes + IntoBytes + Immutable + Eq + Copy + Debug> Flows<K> {
         self.totals[EXPIRED] += before.saturating_sub(self.map.len()) as u64;
     }
 
-    /// Looks for flows with the most bytes since the last report in the slots from this one on, and gives the next one, or none
-    /// after the last.
+    /// Looks for flows with the most bytes since the last report in the slots from this one on, and
+    /// gives the next one, or none after the last.
     pub(crate) fn report(&mut self, from: usize, heaviest: &mut Heaviest<K>) -> Option<usize> {
         let end = (from + REPORT).min(self.map.slots());
         for slot in from..end {

@@ -1,6 +1,7 @@
 //! Flow accounting: who talks to whom, how much.
 //!
-//! Owns: the table of flows, the histogram, reports. Must not know: policy; it decides nothing and changes no byte.
+//! Owns: the table of flows, the histogram, reports. Must not know: policy; it decides nothing and
+//! changes no byte.
 
 mod flows;
 mod period;
@@ -36,8 +37,8 @@ const SIZES: [&str; 7] = [
 const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds from one part of a report to the next, so that packets do not wait for all of it.
 const REPORT_PAUSE: u64 = 500_000;
-/// Most parts of a report at the last tick of all, which comes when a replay has ended, or this version is no longer the running one; what they
-/// do not get to is for a successor's report.
+/// Most parts of a report at the last tick of all, which comes when a replay has ended, or this
+/// version is no longer the running one; what they do not get to is for a successor's report.
 const LAST_PARTS: usize = 64;
 /// Bytes of the frame check sequence, which ports take away.
 const FCS: usize = 4;
@@ -75,7 +76,8 @@ pub struct Monitor {
     heaviest: (Heaviest<FlowV4>, Heaviest<FlowV6>),
     config: Config,
     counters: Counters,
-    /// Of the burst at hand: what plain packets count for which flow, and where the flows' entries are.
+    /// Of the burst at hand: what plain packets count for which flow, and where the flows' entries
+    /// are.
     sights: Vec<Option<(FlowV4, Tally)>>,
     probes: Vec<Probe>,
 }

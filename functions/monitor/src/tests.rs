@@ -210,8 +210,8 @@ fn impossible_values_are_explained() {
 }
 
 proptest! {
-    /// Space-Saving's promise: no flow with more bytes than its set's smallest entry is missing, no count is too low, and too high by
-    /// its error at most. With one set, the whole table.
+    /// Space-Saving's promise: no flow with more bytes than its set's smallest entry is missing, no
+    /// count is too low, and too high by its error at most. With one set, the whole table.
     #[test]
     fn heavy_flows_are_never_missing(ports in prop::collection::vec((0u16..200, 0usize..3), 1..1500)) {
         use weir_sdk::region::StateRegion;

@@ -11,7 +11,8 @@ use weir_sdk::config::{decimal, prefix};
 pub struct Config {
     /// Addresses that inside hosts appear under.
     pub external: Vec<Ipv4Addr>,
-    /// What is translated; the private addresses of RFC 1918 and the shared ones of RFC 6598 if left out.
+    /// What is translated; the private addresses of RFC 1918 and the shared ones of RFC 6598 if
+    /// left out.
     #[serde(default = "private")]
     pub internal: Vec<String>,
     /// Ports to give out, `"FIRST-LAST"`.
@@ -72,7 +73,8 @@ pub struct Forward {
     pub port: u16,
     /// Inside address and port, `"10.0.0.5:80"`.
     pub to: std::net::SocketAddrV4,
-    /// VLANs of the inside, the outer one first, two at most; if left out, those that a packet is in.
+    /// VLANs of the inside, the outer one first, two at most; if left out, those that a packet is
+    /// in.
     #[serde(default)]
     pub vlans: Vec<u16>,
 }
@@ -181,7 +183,8 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses forwards to addresses that are not translated: their answers would leave as they are.
+    /// Refuses forwards to addresses that are not translated: their answers would leave as they
+    /// are.
     ///
     /// # Errors
     /// Names the key and says what is allowed.

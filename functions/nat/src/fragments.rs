@@ -56,7 +56,8 @@ impl Fragments {
         Ok(Self { packets, hasher: Hasher::new(seed), turn: 0 })
     }
 
-    /// Remembers how a first fragment will be translated, which it is not yet. Does nothing for whole packets.
+    /// Remembers how a first fragment will be translated, which it is not yet. Does nothing for
+    /// whole packets.
     pub(crate) fn note(
         &mut self,
         frame: &[u8],
@@ -71,8 +72,8 @@ impl Fragments {
         let expires = now.saturating_add(SECONDS);
         let entry = Entry { address, turned: turned.unwrap_or(0), vlans, expires };
         if self.packets.insert(hash, key, entry).is_err() {
-            // A packet's fragments follow each other closely: the oldest have long passed, or never will. Of those of one second it
-            // is any, or the latest would go again and again.
+            // A packet's fragments follow each other closely: the oldest have long passed, or never
+            // will. Of those of one second it is any, or the latest would go again and again.
             self.turn = self.turn.wrapping_add(1);
             let turn = self.turn;
             self.packets.evict_near(hash, |key, entry| {

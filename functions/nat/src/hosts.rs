@@ -1,4 +1,5 @@
-//! The inside hosts that have mappings, in the state region: by which external address, and how many.
+//! The inside hosts that have mappings, in the state region: by which external address, and how
+//! many.
 
 use weir_sdk::flow::Hasher;
 use weir_sdk::region::{StateMap, StateRegion};
@@ -39,7 +40,8 @@ impl Hosts {
         self.0.find(hasher.hash(&key), &key).copied()
     }
 
-    /// A host has one mapping more of the protocol at this place. If there is no room for another host, it is not counted.
+    /// A host has one mapping more of the protocol at this place. If there is no room for another
+    /// host, it is not counted.
     pub(crate) fn add(&mut self, hasher: &Hasher, inside: Inside, external: u16, place: usize) {
         let key = key(inside);
         let hash = hasher.hash(&key);

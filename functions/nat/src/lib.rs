@@ -1,8 +1,9 @@
 //! NAPT for IPv4: many inside hosts behind a few external addresses.
 //!
-//! Owns: mappings, flows, and what a packet looks like on the other side. Must not know: routes, MACs (it is a
-//! bump in the wire). Follows RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP), RFC 6056 (choice of
-//! ports). Packets in the chain's direction come from the inside, packets in reverse from the outside.
+//! Owns: mappings, flows, and what a packet looks like on the other side. Must not know: routes,
+//! MACs (it is a bump in the wire). Follows RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP), RFC
+//! 6056 (choice of ports). Packets in the chain's direction come from the inside, packets in
+//! reverse from the outside.
 
 mod config;
 mod fragments;
@@ -39,8 +40,8 @@ pub mod reason {
     pub const FLOWS: u32 = 4;
     /// A later fragment of a packet whose first was not seen.
     pub const FRAGMENT: u32 = 5;
-    /// Of a protocol without ports, or an ICMP message that is neither a query nor an error, from a translated
-    /// address.
+    /// Of a protocol without ports, or an ICMP message that is neither a query nor an error, from a
+    /// translated address.
     pub const PROTOCOL: u32 = 6;
     /// The inside host has as many external ports as it may have.
     pub const HOST: u32 = 7;
@@ -54,7 +55,8 @@ pub struct Nat {
     internal: Vec<Prefix>,
     config: Config,
     counters: Counters,
-    /// Of the burst at hand: the flow keys and TCP flags of plain packets from the inside, and where the flows are.
+    /// Of the burst at hand: the flow keys and TCP flags of plain packets from the inside, and
+    /// where the flows are.
     keys: Vec<Option<(FlowV4, u8)>>,
     probes: Vec<Probe>,
 }
@@ -128,8 +130,8 @@ impl Function for Nat {
         // The clock starts at an arbitrary point; a flow's end is kept in whole seconds of it.
         let now = u32::try_from(burst.now() / 1_000_000_000).unwrap_or(u32::MAX);
         self.table.settle();
-        // First all keys and hashes, so that fetching the flows' entries overlaps. Both lists are taken out, so that no look
-        // at them waits for what is written to entries.
+        // First all keys and hashes, so that fetching the flows' entries overlaps. Both lists are
+        // taken out, so that no look at them waits for what is written to entries.
         let (mut keys, mut probes) = (mem::take(&mut self.keys), mem::take(&mut self.probes));
         let burst_of = (&mut keys[..burst.len()], &mut probes[..burst.len()]);
         for i in 0..burst.len() {
@@ -181,8 +183,8 @@ impl Function for Nat {
 }
 
 impl Nat {
-    /// The key of a plain TCP or UDP packet from the inside that is to be translated, and not for one of our own
-    /// addresses.
+    /// The key of a plain TCP or UDP packet from the inside that is to be translated, and not for
+    /// one of our own addresses.
     #[inline(always)]
     fn key_of(&self, frame: &[u8]) -> Option<(FlowV4, u8)> {
         let plain = Plain::of(frame)?;
@@ -206,7 +208,8 @@ impl Nat {
         Decision::Translated
     }
 
-    /// Everything that is not plain: other protocols, options, tags, fragments, and all from the outside.
+    /// Everything that is not plain: other protocols, options, tags, fragments, and all from the
+    /// outside.
     #[inline(never)]
     fn any(&mut self, frame: &mut [u8], reverse: bool, now: u32) -> Decision {
         let headers = match parse(frame) {
@@ -235,7 +238,8 @@ impl Nat {
         } else if self.is_internal(source) {
             self.outbound(frame, &headers, now)
         } else if is_error(frame, &headers) && self.quoted_out(frame, &headers, now).is_some() {
-            // A router inside may have an address of another range, and quote one that is translated.
+            // A router inside may have an address of another range, and quote one that is
+            // translated.
             self.error_out(frame, &headers, now)
         } else {
             Decision::Pass
@@ -314,8 +318,8 @@ impl Nat {
         }
     }
 
-    /// From one inside host to another by its external address (RFC 4787, REQ-9): the source becomes external
-    /// too, so that answers come back this way.
+    /// From one inside host to another by its external address (RFC 4787, REQ-9): the source
+    /// becomes external too, so that answers come back this way.
     fn hairpin(
         &mut self,
         frame: &mut [u8],
@@ -366,8 +370,8 @@ impl Nat {
         }
     }
 
-    /// An ICMP error from the outside about a packet that we sent (RFC 5508, REQ-4): it quotes the packet
-    /// as it was outside.
+    /// An ICMP error from the outside about a packet that we sent (RFC 5508, REQ-4): it quotes the
+    /// packet as it was outside.
     fn error_in(
         &mut self,
         frame: &mut [u8],
@@ -399,8 +403,8 @@ impl Nat {
         Decision::Translated
     }
 
-    /// An ICMP error from the inside about a packet that we let in (RFC 5508, REQ-5): it quotes the packet as it was
-    /// inside.
+    /// An ICMP error from the inside about a packet that we let in (RFC 5508, REQ-5): it quotes the
+    /// packet as it was inside.
     fn error_out(&mut self, frame: &mut [u8], headers: &Headers, now: u32) -> Decision {
         let Addresses::V4 { destination, .. } = headers.addresses else { return Decision::Pass };
         let Some((quoted, (address, port))) = self.quoted_out(frame, headers, now) else {
@@ -421,7 +425,8 @@ impl Nat {
         Decision::Translated
     }
 
-    /// What an ICMP error from the inside quotes, and the external end of the flow that it is about.
+    /// What an ICMP error from the inside quotes, and the external end of the flow that it is
+    /// about.
     fn quoted_out(
         &self,
         frame: &[u8],
@@ -479,7 +484,8 @@ fn no_flow(why: NoFlow) -> Decision {
     })
 }
 
-/// Translates the destination of a packet that has a transport header to an inside endpoint, and has it carry the tags that this has.
+/// Translates the destination of a packet that has a transport header to an inside endpoint, and
+/// has it carry the tags that this has.
 fn lead_inside(frame: &mut [u8], headers: &Headers, inside: Inside) {
     translate(frame, headers, End::Destination, (inside.address, inside.port));
     rewrite::vlans(frame, headers, inside.vlans);
@@ -491,15 +497,16 @@ fn translate(frame: &mut [u8], headers: &Headers, end: End, (address, port): (u3
     rewrite::port(frame, headers.l4, headers.protocol, end, change, port);
 }
 
-/// Whether an ICMP message quotes a packet and goes where that came from. Redirects do not: they name a router of the
-/// link that they are for, which is not the quoted packet's.
+/// Whether an ICMP message quotes a packet and goes where that came from. Redirects do not: they
+/// name a router of the link that they are for, which is not the quoted packet's.
 fn is_error(frame: &[u8], headers: &Headers) -> bool {
     const REDIRECT: u8 = 5;
     is_icmp_error(frame, headers) && frame[headers.l4] != REDIRECT
 }
 
-/// Source and destination port; for an ICMP query its identifier stands for the inside's port, and 0 for the
-/// outside's. None for other protocols, and for queries from the outside or answers from the inside.
+/// Source and destination port; for an ICMP query its identifier stands for the inside's port, and
+/// 0 for the outside's. None for other protocols, and for queries from the outside or answers from
+/// the inside.
 fn ports_of(frame: &[u8], headers: &Headers, outbound: bool) -> Option<(u16, u16)> {
     match headers.protocol {
         protocol::TCP | protocol::UDP => Some((headers.source_port, headers.destination_port)),

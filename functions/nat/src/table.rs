@@ -1,13 +1,14 @@
 //! Mappings and flows, in the state region.
 //!
-//! A *mapping* joins an inside endpoint (address, port, protocol) with a port of an external address, whoever the
-//! peer is (endpoint-independent mapping, RFC 4787 REQ-1). It lies in an array indexed by what an inbound packet
-//! carries, so finding it takes no search; a small map leads to it from the inside endpoint. A *flow* is a
-//! mapping's use with one peer; a packet from the inside finds everything it needs in its flow's entry. A
-//! mapping lives as long as it has flows, or for ever if it is a static forward.
+//! A *mapping* joins an inside endpoint (address, port, protocol) with a port of an external
+//! address, whoever the peer is (endpoint-independent mapping, RFC 4787 REQ-1). It lies in an array
+//! indexed by what an inbound packet carries, so finding it takes no search; a small map leads to
+//! it from the inside endpoint. A *flow* is a mapping's use with one peer; a packet from the inside
+//! finds everything it needs in its flow's entry. A mapping lives as long as it has flows, or for
+//! ever if it is a static forward.
 //!
-//! Here are finding, opening and closing both; `ports` chooses external ports, `forwards` has those that stay, `life` says how long a flow
-//! is remembered, `room` ends those that are in the way.
+//! Here are finding, opening and closing both; `ports` chooses external ports, `forwards` has those
+//! that stay, `life` says how long a flow is remembered, `room` ends those that are in the way.
 
 mod forwards;
 mod life;
@@ -166,7 +167,8 @@ pub(crate) struct Table {
     flows: StateMap<FlowV4, Flow>,
     endpoints: StateMap<Endpoint, Outside>,
     mappings: StateArray<Mapping>,
-    /// A bit for each port of the first external address: whether its mapping is `FIXED`. So only few pages are read to find those.
+    /// A bit for each port of the first external address: whether its mapping is `FIXED`. So only
+    /// few pages are read to find those.
     fixed: StateArray<u64>,
     used: StateArray<Used>,
     cursor: StateArray<u64>,
@@ -181,7 +183,8 @@ pub(crate) struct Table {
     /// In the configuration's order.
     forwards: Vec<Forward>,
     settling: Settling,
-    /// Slots that may still be looked at in this burst: for flows that have ended, and for those that may be given up.
+    /// Slots that may still be looked at in this burst: for flows that have ended, and for those
+    /// that may be given up.
     patience: usize,
     generosity: usize,
     /// Ports that may still be looked at in this burst for a free one, where they are not counted.
@@ -285,7 +288,8 @@ impl Table {
         Some(found)
     }
 
-    /// A flow for a packet from the inside that has none: with its endpoint's mapping, or a new one.
+    /// A flow for a packet from the inside that has none: with its endpoint's mapping, or a new
+    /// one.
     pub(crate) fn open(
         &mut self,
         hash: u64,
@@ -336,7 +340,8 @@ impl Table {
         self.insert(hash, key, place, outside, true, flags, now)
     }
 
-    /// The external end of an inside endpoint that has one: its own, or that of a forward to it in whatever VLANs.
+    /// The external end of an inside endpoint that has one: its own, or that of a forward to it in
+    /// whatever VLANs.
     fn outside(&self, inside: Inside, place: usize) -> Option<Outside> {
         let find = |inside| {
             let endpoint = Endpoint::new(inside, place);
@@ -351,8 +356,8 @@ impl Table {
         })
     }
 
-    /// The inside endpoint that a packet from the outside is for, if there is a flow or one may be made: `new`, or the
-    /// port is forwarded.
+    /// The inside endpoint that a packet from the outside is for, if there is a flow or one may be
+    /// made: `new`, or the port is forwarded.
     #[inline]
     pub(crate) fn inbound(
         &mut self,
@@ -385,7 +390,8 @@ impl Table {
         let timeouts = self.timeouts;
         match self.flows.find_mut(hash, &key) {
             Some(flow) if flow.expires > now => {
-                // Of two ports that are forwarded to one endpoint, a flow has one: its answers leave by that.
+                // Of two ports that are forwarded to one endpoint, a flow has one: its answers
+                // leave by that.
                 if flow.port != port {
                     return Ok(None);
                 }

@@ -133,7 +133,8 @@ fn tcp_lives_by_its_state() {
     nat.advance(241 * SECOND);
     let late = back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
     assert_eq!(late.verdict, Verdict::Drop(reason::UNMATCHED), "closed");
-    // A half-open connection goes after four minutes, and so does one whose handshake stopped before its end.
+    // A half-open connection goes after four minutes, and so does one whose handshake stopped
+    // before its end.
     out(&mut nat, tcp((INSIDE, 4001), b, "S"));
     out(&mut nat, tcp((INSIDE, 4002), b, "S"));
     back(&mut nat, tcp(b, (EXTERNAL, 4002), "SA"));
@@ -162,7 +163,8 @@ fn a_connection_goes_on_after_a_reset_that_nobody_heeds() {
         }
         nat.advance(7000 * SECOND);
         assert_eq!(ends(&back(&mut nat, tcp(b, (EXTERNAL, 4000), "A")).bytes).1, a);
-        // After one that somebody heeds nothing comes, and after the ends of both sides a segment changes nothing.
+        // After one that somebody heeds nothing comes, and after the ends of both sides a segment
+        // changes nothing.
         back(&mut nat, tcp(b, (EXTERNAL, 4000), "R"));
         nat.advance(241 * SECOND);
         let late = back(&mut nat, tcp(b, (EXTERNAL, 4000), "A"));
@@ -383,7 +385,8 @@ fn flows_that_nobody_answers_make_room_when_ports_run_out() {
     assert_eq!(refused.verdict, Verdict::Drop(reason::PORTS));
 }
 
-/// What a burst does after a swap must fit its deadline, though each page of ports that is looked at for the first time is a fault.
+/// What a burst does after a swap must fit its deadline, though each page of ports that is looked
+/// at for the first time is a fault.
 #[test]
 fn a_swap_counts_ports_only_for_another_range_and_a_few_in_each_burst() {
     let config = |ports: &str| format!(r#"{{"external": ["203.0.113.1"], "ports": "{ports}"}}"#);
@@ -413,7 +416,8 @@ fn a_swap_counts_ports_only_for_another_range_and_a_few_in_each_burst() {
     assert!(nat.function().table.is_settled() && nat.function().table.counts_right());
 }
 
-/// A flood that has all ports in use costs a burst a bounded search, also when they are counted anew.
+/// A flood that has all ports in use costs a burst a bounded search, also when they are counted
+/// anew.
 #[test]
 fn a_full_range_is_not_searched_for_each_packet_of_a_burst() {
     let config = |ports: &str| format!(r#"{{"external": ["203.0.113.1"], "ports": "{ports}"}}"#);
@@ -494,7 +498,8 @@ fn of_two_ports_that_lead_to_one_endpoint_a_flow_has_one() {
         let answer = out(&mut nat, tcp((OTHER, 8080), (PEER, client), "SA"));
         assert_eq!(ends(&answer.bytes), ((EXTERNAL, port), (PEER, client)));
     }
-    // The server could not tell this connection from the first, and its answers would leave by port 80.
+    // The server could not tell this connection from the first, and its answers would leave by port
+    // 80.
     let twin = back(&mut nat, tcp((PEER, 999), (EXTERNAL, 81), "S"));
     assert_eq!(twin.verdict, Verdict::Drop(reason::UNMATCHED));
 }

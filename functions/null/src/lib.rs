@@ -1,5 +1,5 @@
-//! Leaves every packet to the next function. It measures what a call and nothing else costs, and is the
-//! shortest function there can be.
+//! Leaves every packet to the next function. It measures what a call and nothing else costs, and is
+//! the shortest function there can be.
 
 use weir_sdk::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Token buckets for prefixes and addresses.
 //!
-//! Owns: which bucket a packet takes from, and whether it has enough. Must not know: what else is done with packets. It
-//! changes no byte.
+//! Owns: which bucket a packet takes from, and whether it has enough. Must not know: what else is
+//! done with packets. It changes no byte.
 
 mod limits;
 mod meter;
@@ -67,14 +67,16 @@ const fn max_buckets() -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenFull {
-    /// The packet passes if its bucket has enough: the one that is full the soonest makes room for it.
+    /// The packet passes if its bucket has enough: the one that is full the soonest makes room for
+    /// it.
     #[default]
     Pass,
     /// The packet is dropped.
     Drop,
 }
 
-/// A bucket's name: the rule, the address's leading bits, and the VLANs of a rule that tells them apart.
+/// A bucket's name: the rule, the address's leading bits, and the VLANs of a rule that tells them
+/// apart.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Key {
@@ -130,7 +132,8 @@ struct Take {
     tokens: u32,
 }
 
-/// What a packet does to a bucket: when that would have been full, if it was not, and when it will be.
+/// What a packet does to a bucket: when that would have been full, if it was not, and when it will
+/// be.
 #[derive(Clone, Copy)]
 struct Taken {
     before: Option<Moment>,
@@ -191,8 +194,8 @@ impl Rules<'_> {
     fn take_any(&self, frame: &[u8]) -> Option<Take> {
         let (addresses, length) = match parse(frame) {
             Ok(headers) => (headers.addresses, headers.end - headers.l3),
-            // Routers forward what is broken behind the IP header, so it has to be limited. What has no such header
-            // gets past none.
+            // Routers forward what is broken behind the IP header, so it has to be limited. What
+            // has no such header gets past none.
             Err(_) => addresses(frame).map(|(addresses, l3)| (addresses, frame.len() - l3))?,
         };
         let (length, vlans) = (length as u32, vlans(frame));

@@ -2,11 +2,11 @@
 //!
 //! Owns: the arithmetic of one bucket. Must not know: packets, prefixes, tables.
 //!
-//! The marking rule is that of RFC 2697 with an excess burst of 0: a packet that finds enough tokens is green
-//! and takes them, any other is red and takes none. It is computed as the virtual scheduling algorithm
-//! of ITU-T I.371 (the "generic cell rate algorithm"), which decides the same and needs one number per
-//! bucket, one multiplication per packet and no division: instead of the tokens it keeps the moment
-//! at which the bucket will be full again.
+//! The marking rule is that of RFC 2697 with an excess burst of 0: a packet that finds enough
+//! tokens is green and takes them, any other is red and takes none. It is computed as the virtual
+//! scheduling algorithm of ITU-T I.371 (the "generic cell rate algorithm"), which decides the same
+//! and needs one number per bucket, one multiplication per packet and no division: instead of the
+//! tokens it keeps the moment at which the bucket will be full again.
 
 /// Fraction bits of a moment: moments count 1/64 ns, modulo 2^64 (9 years).
 const MOMENT_BITS: u32 = 6;
@@ -41,7 +41,8 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// `rate` tokens per second flow into a bucket of `burst` tokens. The error says what is possible.
+    /// `rate` tokens per second flow into a bucket of `burst` tokens. The error says what is
+    /// possible.
     pub(crate) fn new(rate: u64, burst: u64) -> Result<Self, String> {
         const SECOND: u128 = 1_000_000_000 << (MOMENT_BITS + COST_BITS);
         let rate = u128::from(rate);

@@ -1,7 +1,7 @@
 //! Rewrites requests and responses by rules.
 //!
-//! Owns: the order in which rules are applied, and what they do to messages. Must not know: where messages go.
-//! What a rule says of the response is remembered until the response comes.
+//! Owns: the order in which rules are applied, and what they do to messages. Must not know: where
+//! messages go. What a rule says of the response is remembered until the response comes.
 
 mod rules;
 mod stream;
@@ -59,7 +59,8 @@ struct Counters {
 pub struct Matched {
     /// Rules that have something to do with the response.
     response: SmallVec<[u16; 4]>,
-    /// The rule that searches the request's body, and what is left over. Few have one, and small states stay in the cache.
+    /// The rule that searches the request's body, and what is left over. Few have one, and small
+    /// states stay in the cache.
     request_body: Option<Box<(u16, Stream)>>,
     response_body: Option<Box<(u16, Stream)>>,
 }
@@ -330,7 +331,8 @@ fn edit(
 /// Fields with a hash of the body (RFC 9530; RFC 3230 and RFC 2616 before it).
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
-/// Takes back what a response says about exactly the bytes of its body (RFC 9110, sections 8.8.1 and 14.3; RFC 9530).
+/// Takes back what a response says about exactly the bytes of its body (RFC 9110, sections 8.8.1
+/// and 14.3; RFC 9530).
 fn describes_no_more(head: &mut Head<'_>) -> Result<(), HeadFull> {
     for name in ["content-length", "accept-ranges"].into_iter().chain(DIGESTS) {
         head.remove(name);

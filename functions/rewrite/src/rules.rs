@@ -1,6 +1,7 @@
 //! Rules, from the configuration to what is asked of each request.
 //!
-//! Owns: reading and checking rules, and whether one matches. Must not know: what is done to a message.
+//! Owns: reading and checking rules, and whether one matches. Must not know: what is done to a
+//! message.
 
 use std::collections::BTreeMap;
 
@@ -223,7 +224,8 @@ impl PathMatch {
         })
     }
 
-    /// What templates can name: `$0` is what matched, `$1` what follows, or the expression's groups.
+    /// What templates can name: `$0` is what matched, `$1` what follows, or the expression's
+    /// groups.
     fn groups(&self) -> usize {
         if let Self::Regex(regex) = self { regex.captures_len() } else { 2 }
     }
@@ -406,7 +408,8 @@ fn check_seen(name: &str) -> Result<(), String> {
     }
 }
 
-/// Checks the name of a field that a rule sets or removes: one whose edit would have no effect, whatever the listener, is a mistake.
+/// Checks the name of a field that a rule sets or removes: one whose edit would have no effect,
+/// whatever the listener, is a mistake.
 fn check_set(name: &str) -> Result<(), String> {
     check_name(name)?;
     match name {

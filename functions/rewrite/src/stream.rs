@@ -1,8 +1,9 @@
 //! Search and replace in a body that comes in pieces.
 //!
-//! Owns: finding what lies across two pieces, within a bounded window. Must not know: rules, messages. What might
-//! be the beginning of something searched for is cut off a piece and put before the next one; that is less
-//! than the longest text searched for. The texts are searched for with Aho-Corasick, the leftmost first.
+//! Owns: finding what lies across two pieces, within a bounded window. Must not know: rules,
+//! messages. What might be the beginning of something searched for is cut off a piece and put
+//! before the next one; that is less than the longest text searched for. The texts are searched for
+//! with Aho-Corasick, the leftmost first.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use weir_sdk::message::{Piece, PieceFull};
@@ -35,7 +36,8 @@ pub(crate) struct Buffers {
     output: Vec<u8>,
 }
 
-/// How many were found, and how many of these were left because there was no room for what they would become.
+/// How many were found, and how many of these were left because there was no room for what they
+/// would become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) replaced: u64,

@@ -1,7 +1,8 @@
 //! What can be a request's target.
 //!
-//! Owns: asking for both what the gateway will ask, by the same parser: what it does not take of a function is the function's
-//! fault, and neither a client nor a rule may bring that about. Must not know: rules.
+//! Owns: asking for both what the gateway will ask, by the same parser: what it does not take of a
+//! function is the function's fault, and neither a client nor a rule may bring that about. Must not
+//! know: rules.
 
 use http::uri::PathAndQuery;
 

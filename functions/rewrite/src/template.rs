@@ -66,7 +66,8 @@ impl<'a> Captured<'a> {
 }
 
 impl Template {
-    /// Reads a template: `$0` to `$9` are captures (at most `groups`), `${name}` variables, `$$` a dollar sign.
+    /// Reads a template: `$0` to `$9` are captures (at most `groups`), `${name}` variables, `$$` a
+    /// dollar sign.
     pub(crate) fn read(text: &str, groups: usize) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = Vec::new();

@@ -189,8 +189,8 @@ impl Config {
         Ok(ErrorRates { all, source })
     }
 
-    /// Resolves names, neighbours and ports, and builds the tables. Of two routes with the same prefix the later one
-    /// counts; `routes` come after `table`, and both after `neighbours`.
+    /// Resolves names, neighbours and ports, and builds the tables. Of two routes with the same
+    /// prefix the later one counts; `routes` come after `table`, and both after `neighbours`.
     pub(crate) fn compile(&self, setup: &Setup) -> Result<Routes, String> {
         let mut compiler = Compiler {
             setup,

@@ -1,7 +1,7 @@
 //! Whether an IP packet may go on, and by which hop (RFC 1812, section 5; RFC 8200).
 //!
-//! Owns: checking headers, the decision, counting TTL and hop limit down. Must not know: bursts, ports, how a sender is
-//! told.
+//! Owns: checking headers, the decision, counting TTL and hop limit down. Must not know: bursts,
+//! ports, how a sender is told.
 
 use weir_sdk::checksum;
 use weir_sdk::parse::ethertype;
@@ -46,8 +46,8 @@ pub(crate) enum Stop {
 const MALFORMED: Stop = Stop::Drop(reason::MALFORMED);
 const MARTIAN: Stop = Stop::Drop(reason::MARTIAN);
 
-/// The route of an untagged frame, and nothing else: done for all packets of a burst first, so that the cache misses
-/// of several lookups overlap.
+/// The route of an untagged frame, and nothing else: done for all packets of a burst first, so that
+/// the cache misses of several lookups overlap.
 #[inline(always)]
 pub(crate) fn find(routes: &Routes, frame: &[u8]) -> Found {
     let Some(start) = frame.first_chunk::<{ ETHERNET + IPV4 }>() else { return UNSEEN };
@@ -145,16 +145,16 @@ fn forward_v4(routes: &Routes, frame: &mut [u8], l3: usize, found: Found) -> Res
     Ok(found as usize)
 }
 
-/// The header checksum after TTL, the upper half of its word, went down by one: RFC 1624, equation 3, with the terms
-/// that are constant then.
+/// The header checksum after TTL, the upper half of its word, went down by one: RFC 1624, equation
+/// 3, with the terms that are constant then.
 #[inline]
 fn counted_down(checksum: u16) -> u16 {
     let sum = u32::from(checksum) + 0x100;
     (sum + u32::from(sum >= 0xffff)) as u16
 }
 
-/// A header that is longer than 20 bytes, or claims to be something else. Source routes are refused (RFC 7126,
-/// sections 4.3 and 4.4), other options pass unread.
+/// A header that is longer than 20 bytes, or claims to be something else. Source routes are refused
+/// (RFC 7126, sections 4.3 and 4.4), other options pass unread.
 fn check_options(packet: &[u8], total: usize) -> Result<(), Stop> {
     let length = usize::from(packet[0] & 0xf) * 4;
     let fits = (IPV4..=total).contains(&length) && total <= packet.len();
@@ -237,8 +237,8 @@ impl Routes {
     }
 }
 
-/// Whether nothing may come from or go to an IPv4 address (RFC 1812, section 5.3.7; RFC 3927, section 7): this network,
-/// loopback, link-local, multicast, reserved, broadcast.
+/// Whether nothing may come from or go to an IPv4 address (RFC 1812, section 5.3.7; RFC 3927,
+/// section 7): this network, loopback, link-local, multicast, reserved, broadcast.
 #[inline]
 fn martian_v4(address: u32) -> bool {
     let first = address >> 24;

@@ -1,6 +1,7 @@
 //! Telling a packet's sender why it did not go on (RFC 792; RFC 1812, section 4.3.2; RFC 4443).
 //!
-//! Owns: when an error may be sent, how many, and its bytes. Must not know: why a packet was stopped.
+//! Owns: when an error may be sent, how many, and its bytes. Must not know: why a packet was
+//! stopped.
 
 use std::net::IpAddr;
 
@@ -30,13 +31,15 @@ const IPV6: usize = 40;
 const SECOND: u64 = 1_000_000_000;
 /// Errors at once after a silence, as Linux has it (`icmp_msgs_burst`).
 pub(crate) const BURST: u64 = 50;
-/// Of these, to one sender at least: a traceroute sends three probes for each router, and more than one may run.
+/// Of these, to one sender at least: a traceroute sends three probes for each router, and more than
+/// one may run.
 pub(crate) const BURST_OF_SOURCE: u64 = 10;
 /// Senders whose latest errors are remembered.
 const SOURCES: usize = 4096;
 
 impl Problem {
-    /// Whether the sender learns from it how large packets may be (RFC 1191, RFC 8201): without that, whole connections stand still.
+    /// Whether the sender learns from it how large packets may be (RFC 1191, RFC 8201): without
+    /// that, whole connections stand still.
     fn is_too_big(self) -> bool {
         matches!((self.kind, self.code), (3, 4) | (2, 0))
     }
@@ -67,7 +70,8 @@ impl Errors {
         })
     }
 
-    /// Tells the sender of the IP packet at `l3` of a packet, from the address on the port that it came in by.
+    /// Tells the sender of the IP packet at `l3` of a packet, from the address on the port that it
+    /// came in by.
     pub(crate) fn tell(
         &mut self,
         packet: &Packet<'_>,
@@ -104,7 +108,8 @@ impl Errors {
     }
 }
 
-/// Who is told about the packet at `l3`. Who has an IPv6 address has all that share its first 64 bits (RFC 4291, section 2.5.4).
+/// Who is told about the packet at `l3`. Who has an IPv6 address has all that share its first 64
+/// bits (RFC 4291, section 2.5.4).
 fn sender(frame: &[u8], l3: usize, v4: bool) -> [u8; 8] {
     let mut sender = [0; 8];
     if v4 {
@@ -115,8 +120,8 @@ fn sender(frame: &[u8], l3: usize, v4: bool) -> [u8; 8] {
     sender
 }
 
-/// How many errors of a kind may be sent: to each sender, and of that to all, so that one does not use up the others' (RFC 4443,
-/// section 2.4 (f)).
+/// How many errors of a kind may be sent: to each sender, and of that to all, so that one does not
+/// use up the others' (RFC 4443, section 2.4 (f)).
 #[derive(Debug)]
 struct Limit {
     sources: Buckets,
@@ -176,8 +181,8 @@ impl Bucket {
     }
 }
 
-/// Where an IPv4 packet ends, if its sender may be told about it: nothing about ICMP errors and later fragments
-/// (RFC 1812, section 4.3.2.7). Addresses and lengths were checked.
+/// Where an IPv4 packet ends, if its sender may be told about it: nothing about ICMP errors and
+/// later fragments (RFC 1812, section 4.3.2.7). Addresses and lengths were checked.
 fn end_of_v4(frame: &[u8], l3: usize) -> Option<usize> {
     let header = frame.get(l3..)?.first_chunk::<20>()?;
     let end = l3 + usize::from(u16::from_be_bytes([header[2], header[3]]));
@@ -187,9 +192,9 @@ fn end_of_v4(frame: &[u8], l3: usize) -> Option<usize> {
     (!later && !error && end <= frame.len()).then_some(end)
 }
 
-/// The same for IPv6: nothing about ICMP errors and redirects (RFC 4443, section 2.4 (e)). Later fragments of anything
-/// else are no exception there. Whatever else is wrong behind the header is its receiver's business: of what cannot be followed, the next
-/// header counts.
+/// The same for IPv6: nothing about ICMP errors and redirects (RFC 4443, section 2.4 (e)). Later
+/// fragments of anything else are no exception there. Whatever else is wrong behind the header is
+/// its receiver's business: of what cannot be followed, the next header counts.
 fn end_of_v6(frame: &[u8], l3: usize) -> Option<usize> {
     let packet = frame.get(l3..)?;
     let header = packet.first_chunk::<IPV6>()?;
@@ -215,7 +220,8 @@ fn error_v4(
     let quoted = &frame[l3..end.min(l3 + ERROR_V4 - 28)];
     let mut packet = back(frame, l3);
     let length = (28 + quoted.len()) as u16;
-    // The type of service it had, with the precedence of internetwork control (RFC 1812, section 4.3.2.5).
+    // The type of service it had, with the precedence of internetwork control (RFC 1812, section
+    // 4.3.2.5).
     packet.extend_from_slice(&[0x45, 0xc0 | frame[l3 + 1] & 0x1e]);
     packet.extend_from_slice(&length.to_be_bytes());
     packet.extend_from_slice(&identification.to_be_bytes());

@@ -1,8 +1,8 @@
 //! A router for IPv4 (RFC 1812) and IPv6 (RFC 8200).
 //!
-//! Owns: taking packets from a burst to their hop, or to whoever deals with those that do not go on. Must not
-//! know: how routes and neighbours were learnt. `forward` decides, `icmp` tells senders, `local` answers for the
-//! router's own addresses.
+//! Owns: taking packets from a burst to their hop, or to whoever deals with those that do not go
+//! on. Must not know: how routes and neighbours were learnt. `forward` decides, `icmp` tells
+//! senders, `local` answers for the router's own addresses.
 
 mod config;
 mod forward;

@@ -1,5 +1,5 @@
-//! Packets for the router itself: ARP (RFC 826), neighbour solicitations (RFC 4861), pings (RFC 792, RFC 4443). What
-//! else it gets is the kernel's.
+//! Packets for the router itself: ARP (RFC 826), neighbour solicitations (RFC 4861), pings (RFC
+//! 792, RFC 4443). What else it gets is the kernel's.
 //!
 //! Must not know: routes.
 
@@ -18,16 +18,19 @@ const ECHO_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
-/// From the router's side of a link, solicited, and in place of what was known (RFC 4861, section 4.4).
+/// From the router's side of a link, solicited, and in place of what was known (RFC 4861, section
+/// 4.4).
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 const HOP_LIMIT: u8 = 64;
-/// All nodes of the link (RFC 4291, section 2.7.1), and the MAC they listen to (RFC 2464, section 7).
+/// All nodes of the link (RFC 4291, section 2.7.1), and the MAC they listen to (RFC 2464, section
+/// 7).
 const ALL_NODES: u128 = 0xff02_0000_0000_0000_0000_0000_0000_0001;
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// Answers a packet for one of the router's addresses, or passes it to the kernel; the network header lies at `l3`.
+/// Answers a packet for one of the router's addresses, or passes it to the kernel; the network
+/// header lies at `l3`.
 pub(crate) fn receive(
     packet: &mut Packet<'_>,
     kind: u16,
@@ -128,7 +131,8 @@ fn answer_v6(frame: &mut [u8], l3: usize, addresses: &[Address]) -> Option<Verdi
     }
 }
 
-/// The answer to a solicitation (RFC 4861, section 7.2.4); to all when the asker has no address yet.
+/// The answer to a solicitation (RFC 4861, section 7.2.4); to all when the asker has no address
+/// yet.
 fn advertisement(frame: &[u8], l3: usize, asker: u128, own: &Address, ip: u128) -> Vec<u8> {
     let mut link = icmp::back(frame, l3);
     link[6..12].copy_from_slice(&own.mac);

@@ -353,7 +353,8 @@ fn what_must_not_be_forwarded_is_not() {
     assert_eq!(router.run(vec![0; 60]).verdict, Verdict::Drop(reason::NOT_IP));
     assert_eq!(router.run(udp6("ff02::5", 9, 20)).verdict, Verdict::Drop(reason::MARTIAN));
     assert!(router.sent().is_empty());
-    // What comes from a link must stay there, and its sender may know (RFC 4443, section 3.1, code 2).
+    // What comes from a link must stay there, and its sender may know (RFC 4443, section 3.1, code
+    // 2).
     let mut near = udp6("2001:db8:1::1", 9, 20);
     near[22..24].copy_from_slice(&[0xfe, 0x80]);
     assert_eq!(router.run(near).verdict, Verdict::Drop(reason::MARTIAN));
@@ -498,7 +499,8 @@ fn mistakes_are_named() {
     }
 }
 
-/// What leaves is right whatever came in: forwarded packets differ from theirs by MACs, TTL and checksum only.
+/// What leaves is right whatever came in: forwarded packets differ from theirs by MACs, TTL and
+/// checksum only.
 fn check(router: &mut Harness<Router>, frame: &[u8]) {
     let Outcome { verdict, bytes, .. } = router.run(Frame::new(frame));
     router.sent();

@@ -1,5 +1,6 @@
-//! The same routes and packets through this router and through Linux's: the neighbour that each of thousands of addresses
-//! leads to, and every byte that comes out. `kernel.py` drives the kernel, in namespaces that end with it.
+//! The same routes and packets through this router and through Linux's: the neighbour that each of
+//! thousands of addresses leads to, and every byte that comes out. `kernel.py` drives the kernel,
+//! in namespaces that end with it.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -81,8 +82,8 @@ fn unhex(text: &Value) -> Vec<u8> {
     text.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
 
-/// What may differ in packets that a router makes by itself: IPv4's identification, and so the header checksum; nothing of
-/// what it forwards.
+/// What may differ in packets that a router makes by itself: IPv4's identification, and so the
+/// header checksum; nothing of what it forwards.
 fn comparable(mut frame: Vec<u8>, forwarded: bool) -> Vec<u8> {
     if !forwarded && frame[12..14] == [8, 0] {
         frame[18..20].fill(0);

@@ -1,7 +1,7 @@
 //! What a connection's first bytes say.
 //!
-//! Owns: telling protocols apart, and the server name in a TLS ClientHello (RFC 8446, section 4.1.2; RFC 6066, section 3). Must
-//! not know: what is decided.
+//! Owns: telling protocols apart, and the server name in a TLS ClientHello (RFC 8446, section
+//! 4.1.2; RFC 6066, section 3). Must not know: what is decided.
 
 /// Most bytes that are looked at: a ClientHello of one record's size.
 pub(crate) const FIRST_MAX: usize = 16 * 1024 + 5;

@@ -1,7 +1,7 @@
 //! Decides about connections.
 //!
-//! Owns: rules by client, port, server name and protocol; limits for each client network. Must not know: what connections carry
-//! after their first bytes.
+//! Owns: rules by client, port, server name and protocol; limits for each client network. Must not
+//! know: what connections carry after their first bytes.
 
 mod first;
 
@@ -343,7 +343,8 @@ enum Decision {
 }
 
 impl Policy {
-    /// The first rule that matches decides; one of which it is not known whether it does holds up those behind.
+    /// The first rule that matches decides; one of which it is not known whether it does holds up
+    /// those behind.
     fn decide(&self, known: &Known<'_>) -> Decision {
         for (number, rule) in self.rules.iter().enumerate() {
             match rule.matches(known) {

@@ -1,7 +1,8 @@
 //! Bodies of requests, taken apart.
 //!
-//! Owns: forms, JSON and plain texts. Must not know: rules. What is broken is read as far as it goes, and said to be: an
-//! application may be more tolerant than any standard, and take it for something else.
+//! Owns: forms, JSON and plain texts. Must not know: rules. What is broken is read as far as it
+//! goes, and said to be: an application may be more tolerant than any standard, and take it for
+//! something else.
 
 use weir_sdk::config::is_token;
 
@@ -23,8 +24,8 @@ const CHARSETS: [&[u8]; 6] =
     [b"utf-8", b"utf8", b"iso-8859-1", b"iso-8859-15", b"us-ascii", b"windows-1252"];
 
 impl Kind {
-    /// What a `content-type` announces, none for what is not looked into; and whether all readers will see the same in it. What
-    /// they may not is looked at at least as a text.
+    /// What a `content-type` announces, none for what is not looked into; and whether all readers
+    /// will see the same in it. What they may not is looked at at least as a text.
     pub(crate) fn of(content_type: &[u8]) -> (Option<Self>, bool) {
         let text = content_type.trim_ascii();
         // Tolerant readers end the type at any of these.
@@ -64,8 +65,9 @@ impl Kind {
     }
 }
 
-/// Whether all that some reader may take for a charset is one of [`CHARSETS`]: of others, what is looked for is not seen. Readers
-/// look for a parameter, or for the text `charset=` wherever it stands.
+/// Whether all that some reader may take for a charset is one of [`CHARSETS`]: of others, what is
+/// looked for is not seen. Readers look for a parameter, or for the text `charset=` wherever it
+/// stands.
 fn has_plain_charset(mut text: &[u8]) -> bool {
     const NAME: &[u8] = b"charset";
     while let Some(at) = text.windows(NAME.len()).position(|w| w.eq_ignore_ascii_case(NAME)) {
@@ -81,8 +83,9 @@ fn has_plain_charset(mut text: &[u8]) -> bool {
     true
 }
 
-/// The boundary among the parameters of a `content-type` (RFC 2046, section 5.1.1). None if there is not just one, or if some
-/// readers take another: that behind the first text `boundary`, wherever it stands.
+/// The boundary among the parameters of a `content-type` (RFC 2046, section 5.1.1). None if there
+/// is not just one, or if some readers take another: that behind the first text `boundary`,
+/// wherever it stands.
 fn boundary(text: &[u8]) -> Option<&[u8]> {
     const NAME: &[u8] = b"boundary";
     let has_name = |text: &[u8]| text.windows(NAME.len()).any(|w| w.eq_ignore_ascii_case(NAME));
@@ -93,8 +96,8 @@ fn boundary(text: &[u8]) -> Option<&[u8]> {
     (only && (1..=70).contains(&value.len())).then_some(value)
 }
 
-/// The parameters of a field's value, each behind a semicolon: names and values (RFC 9110, section 5.6.6). None for what
-/// readers divide differently.
+/// The parameters of a field's value, each behind a semicolon: names and values (RFC 9110, section
+/// 5.6.6). None for what readers divide differently.
 fn parameters(text: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let mut all = Vec::new();
     let mut rest = text.trim_ascii();
@@ -140,7 +143,8 @@ pub(crate) enum Part<'a> {
     File(&'a [u8]),
 }
 
-/// Gives the pairs of a query or a form to `each`: name and value, still encoded. How many there are.
+/// Gives the pairs of a query or a form to `each`: name and value, still encoded. How many there
+/// are.
 pub(crate) fn pairs<'a>(text: &'a [u8], mut each: impl FnMut(Part<'a>)) -> usize {
     let mut count = 0;
     for pair in text.split(|c| *c == b'&').filter(|pair| !pair.is_empty()) {
@@ -156,7 +160,8 @@ pub(crate) fn pairs<'a>(text: &'a [u8], mut each: impl FnMut(Part<'a>)) -> usize
     count
 }
 
-/// Gives all strings of a JSON text to `each`; `buffer` is for those with escapes. How deep it is nested.
+/// Gives all strings of a JSON text to `each`; `buffer` is for those with escapes. How deep it is
+/// nested.
 pub(crate) fn json(text: &[u8], buffer: &mut Vec<u8>, mut each: impl FnMut(Part<'_>)) -> usize {
     let (mut depth, mut deepest) = (0usize, 0usize);
     let mut name = (0, 0);
@@ -239,9 +244,9 @@ fn unescape(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Gives the parts of a form to `each`: values of fields, names of files; what is in files is not looked at. How many there are,
-/// and whether all readers will see the same parts (RFC 2046, section 5.1.1, as browsers write it). `whole`: this is not only the
-/// beginning of a longer text.
+/// Gives the parts of a form to `each`: values of fields, names of files; what is in files is not
+/// looked at. How many there are, and whether all readers will see the same parts (RFC 2046,
+/// section 5.1.1, as browsers write it). `whole`: this is not only the beginning of a longer text.
 pub(crate) fn multipart<'a>(
     text: &'a [u8],
     boundary: &[u8],
@@ -275,8 +280,8 @@ pub(crate) fn multipart<'a>(
         for file in [file, file_of_any_language].into_iter().flatten() {
             each(Part::File(file));
         }
-        // To some, one without a name is no file, and to others one that has only the other name. Where it is not clear what
-        // the parts are, none is known to be a file.
+        // To some, one without a name is no file, and to others one that has only the other name.
+        // Where it is not clear what the parts are, none is known to be a file.
         if !sound || file.is_none_or(<[u8]>::is_empty) {
             let value = value.strip_suffix(b"\r\n").unwrap_or(value);
             each(Part::Value(value, name.unwrap_or_default()));
@@ -292,7 +297,8 @@ fn outside<'a>(text: &'a [u8], each: &mut impl FnMut(Part<'a>)) {
     }
 }
 
-/// What `content-disposition` calls a part (RFC 7578, section 4.2): `name`, `filename` and `filename*`.
+/// What `content-disposition` calls a part (RFC 7578, section 4.2): `name`, `filename` and
+/// `filename*`.
 #[derive(Clone, Copy, Debug, Default)]
 struct Names<'a> {
     name: Option<&'a [u8]>,

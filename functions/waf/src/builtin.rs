@@ -1,11 +1,13 @@
 //! The built-in rules.
 //!
-//! Owns: what attacks look like, after the core ideas of the OWASP Core Rule Set. Must not know: how rules are run.
+//! Owns: what attacks look like, after the core ideas of the OWASP Core Rule Set. Must not know:
+//! how rules are run.
 //!
-//! A rule is asked about a text in its canonical form (`text::canonical`: decoded, lower case, simple white space) when one of its
-//! `literals` is in it. So expressions are lower case, and every text that matches must contain a literal:
-//! a test sees to it for all known attacks. Level 1 is for what hardly occurs in honest requests; each higher
-//! level finds more, and is wrong more often.
+//! A rule is asked about a text in its canonical form (`text::canonical`: decoded, lower case,
+//! simple white space) when one of its `literals` is in it. So expressions are lower case, and
+//! every text that matches must contain a literal: a test sees to it for all known attacks. Level 1
+//! is for what hardly occurs in honest requests; each higher level finds more, and is wrong more
+//! often.
 
 /// A rule that comes with the function.
 #[derive(Debug)]
@@ -73,8 +75,8 @@ const fn rule(
     Builtin { id, name, level, score, on, literals, pattern, needs: b"" }
 }
 
-/// Numbers: 1xxx the protocol (here and in `protocol`), 2xxx scanners, 3xxx files, 4xxx code and commands, 5xxx
-/// scripts in pages, 6xxx SQL, 7xxx other languages.
+/// Numbers: 1xxx the protocol (here and in `protocol`), 2xxx scanners, 3xxx files, 4xxx code and
+/// commands, 5xxx scripts in pages, 6xxx SQL, 7xxx other languages.
 #[rustfmt::skip]
 pub(crate) const RULES: &[Builtin] = &[
     rule(1101, "response-splitting", 1, CRITICAL, INPUT | PATH,

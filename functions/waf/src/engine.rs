@@ -1,7 +1,8 @@
 //! Running rules.
 //!
-//! Owns: which rules are asked about a text, and what they found. Must not know: HTTP. All literals of all rules are searched for
-//! at once (Aho-Corasick); only rules of which one is there are asked, so an honest text costs one pass.
+//! Owns: which rules are asked about a text, and what they found. Must not know: HTTP. All literals
+//! of all rules are searched for at once (Aho-Corasick); only rules of which one is there are
+//! asked, so an honest text costs one pass.
 
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::dfa::DFA;
@@ -146,7 +147,8 @@ impl Engine {
             let pattern = custom.pattern.as_deref().map(expression).transpose();
             let pattern = pattern.map_err(|error| format!("rule {}: {error}", custom.id))?;
             let view = custom.transform.map_or(View::Canonical, View::Own);
-            // Literals are searched for in the canonical form, so they are of use to rules about that only.
+            // Literals are searched for in the canonical form, so they are of use to rules about
+            // that only.
             let (pattern, texts) = match (pattern, &view) {
                 (Some(pattern), View::Canonical) => (Some(pattern), custom.contains),
                 (None, View::Canonical) => (None, custom.contains),
@@ -183,7 +185,8 @@ impl Engine {
         })
     }
 
-    /// Looks at a text: numbers of the rules that match it are given to `found`, but those in `skip`.
+    /// Looks at a text: numbers of the rules that match it are given to `found`, but those in
+    /// `skip`.
     pub(crate) fn look(&mut self, text: Text<'_>, skip: &Set, mut found: impl FnMut(usize)) {
         let mut skip = *skip;
         let plain = self.plain_too & text.on == 0 && text::is_plain(text.value);
@@ -201,8 +204,8 @@ impl Engine {
         }
     }
 
-    /// Asks the rules about the canonical form that there is now. Those that match, and those about a form of their own, are not asked
-    /// again: they are in `skip` then.
+    /// Asks the rules about the canonical form that there is now. Those that match, and those about
+    /// a form of their own, are not asked again: they are in `skip` then.
     fn ask(&mut self, text: Text<'_>, skip: &mut Set, found: &mut impl FnMut(usize)) {
         let mut classes = 0;
         let mut candidates = self.always;

@@ -1,8 +1,8 @@
 //! Looks at requests for attacks.
 //!
-//! Owns: which texts of a request are looked at, and what its score comes to. Must not know: what the application does with them.
-//! After the OWASP Core Rule Set: rules add to a score, and from a threshold on the request is taken for an
-//! attack; so one weak sign alone does no harm.
+//! Owns: which texts of a request are looked at, and what its score comes to. Must not know: what
+//! the application does with them. After the OWASP Core Rule Set: rules add to a score, and from a
+//! threshold on the request is taken for an attack; so one weak sign alone does no harm.
 
 mod body;
 mod builtin;
@@ -33,8 +33,9 @@ const PIECES_MAX: u32 = 128;
 /// Bytes of a text that are logged.
 const LOGGED: usize = 80;
 
-/// Whether a field is one that browsers send with much punctuation in it and applications do not work with. Of
-/// these, only texts with a dollar sign, a backquote or an angle bracket are looked at.
+/// Whether a field is one that browsers send with much punctuation in it and applications do not
+/// work with. Of these, only texts with a dollar sign, a backquote or an angle bracket are looked
+/// at.
 fn is_dull(name: &[u8]) -> bool {
     matches!(
         name,

@@ -1,6 +1,7 @@
 //! Requests that no honest client sends, whatever is in them.
 //!
-//! Owns: what is checked of the protocol. Must not know: texts and their rules. What makes a message ambiguous is the gateway's to refuse.
+//! Owns: what is checked of the protocol. Must not know: texts and their rules. What makes a
+//! message ambiguous is the gateway's to refuse.
 
 use weir_sdk::message::Head;
 

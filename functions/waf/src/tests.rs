@@ -14,7 +14,8 @@ fn waf(config: Value) -> MessageHarness<Waf> {
     MessageHarness::new(config).unwrap()
 }
 
-/// Percent-encodes everything that is not a letter or digit; `%` stays, so that payloads can bring encodings of their own.
+/// Percent-encodes everything that is not a letter or digit; `%` stays, so that payloads can bring
+/// encodings of their own.
 fn encode(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
@@ -69,7 +70,8 @@ fn attacks_are_found_in_arguments_at_level_1() {
             missed.push(payload);
         }
     }
-    // What is a comment for SQL is text for others: it hides nothing that is found between other marks.
+    // What is a comment for SQL is text for others: it hides nothing that is found between other
+    // marks.
     let (mut found, mut hidden) = (0, Vec::new());
     for payload in all.concat() {
         let mut between = |before: &str, behind: &str| {

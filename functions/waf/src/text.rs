@@ -1,7 +1,7 @@
 //! Texts as an attack's target would come to understand them.
 //!
-//! Owns: transformations. Must not know: rules. Attackers encode; what is searched is decoded, lower case, with
-//! simple white space, without comments.
+//! Owns: transformations. Must not know: rules. Attackers encode; what is searched is decoded,
+//! lower case, with simple white space, without comments.
 
 use serde::Deserialize;
 
@@ -55,7 +55,8 @@ pub(crate) fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|c| PLAIN[usize::from(*c)])
 }
 
-/// Whether a path has `..` in it, however it is encoded, or with what servers of Java take for a parameter.
+/// Whether a path has `..` in it, however it is encoded, or with what servers of Java take for a
+/// parameter.
 pub(crate) fn climbs(path: &[u8]) -> bool {
     let mut text = path.to_vec();
     overlong(&mut text);
@@ -79,7 +80,8 @@ const PLAIN: [bool; 256] = {
     table
 };
 
-/// What becomes of `/* comments */`, which are those of SQL and some other languages: to HTML, a shell or a template they are text.
+/// What becomes of `/* comments */`, which are those of SQL and some other languages: to HTML, a
+/// shell or a template they are text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comments {
     /// They are white space.
@@ -88,8 +90,8 @@ pub(crate) enum Comments {
     Kept,
 }
 
-/// Everything at once, into `out`: what built-in rules are asked about. `plus`: a plus sign is a space. Whether something stood in
-/// comments that is not in it.
+/// Everything at once, into `out`: what built-in rules are asked about. `plus`: a plus sign is a
+/// space. Whether something stood in comments that is not in it.
 pub(crate) fn canonical(
     text: &[u8],
     plus: bool,
@@ -182,8 +184,8 @@ pub(crate) fn apply(transform: Transform, text: &mut Vec<u8>) {
     }
 }
 
-/// Takes one layer of percent-encoding off; also IIS's `%uXXXX`, and the overlong forms of ASCII that old decoders
-/// accepted. Whether there was any.
+/// Takes one layer of percent-encoding off; also IIS's `%uXXXX`, and the overlong forms of ASCII
+/// that old decoders accepted. Whether there was any.
 pub(crate) fn url_decode(text: &mut Vec<u8>) -> bool {
     let (mut from, mut to) = (0, 0);
     while from < text.len() {
@@ -220,7 +222,8 @@ pub(crate) fn url_decode(text: &mut Vec<u8>) -> bool {
 /// First bytes of the overlong forms of ASCII (RFC 2279 had them of up to 6 bytes).
 const OVERLONG_LEADS: [u8; 6] = [0xc0, 0xc1, 0xe0, 0xf0, 0xf8, 0xfc];
 
-/// Takes overlong forms off: `c0 ae` is an overlong `.`, `c1 9c` and `e0 81 9c` are an overlong `\`. Whether there were any.
+/// Takes overlong forms off: `c0 ae` is an overlong `.`, `c1 9c` and `e0 81 9c` are an overlong
+/// `\`. Whether there were any.
 fn overlong(text: &mut Vec<u8>) -> bool {
     if !text.iter().any(|c| OVERLONG_LEADS.contains(c)) {
         return false;

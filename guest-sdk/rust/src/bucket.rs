@@ -1,8 +1,9 @@
 //! Token buckets in a table of fixed size.
 //!
-//! Owns: the generic cell rate algorithm (GCRA, ITU-T I.371), and who makes room. Must not know: what is limited. Of a
-//! bucket only the time is stored at which it will be full; one that is full already is as good as none, so entries
-//! need not be removed. If a row has no place, the one that is full the soonest goes: its key gets a fresh bucket.
+//! Owns: the generic cell rate algorithm (GCRA, ITU-T I.371), and who makes room. Must not know:
+//! what is limited. Of a bucket only the time is stored at which it will be full; one that is full
+//! already is as good as none, so entries need not be removed. If a row has no place, the one that
+//! is full the soonest goes: its key gets a fresh bucket.
 
 use crate::region::{StateArray, StateRegion};
 

@@ -1,11 +1,12 @@
 //! Packets that a function owns beyond a burst: held, or allocated.
 //!
-//! Owns: which packets of a burst are held, and whether the host let the function have them. Must not know: how a burst lies in the
-//! window.
+//! Owns: which packets of a burst are held, and whether the host let the function have them. Must
+//! not know: how a burst lies in the window.
 //!
-//! The host decides about what is held when the burst is over, and drops what exceeds the function's share: the last ones
-//! (`wit/window.md`, verdict 6). Their rooms are soon other packets', which the function may get as well. So the host is asked
-//! before that, and before a buffer is used.
+//! The host decides about what is held when the burst is over, and drops what exceeds the
+//! function's share: the last ones (`wit/window.md`, verdict 6). Their rooms are soon other
+//! packets', which the function may get as well. So the host is asked before that, and before a
+//! buffer is used.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -34,7 +35,8 @@ pub(crate) struct Holds {
     holding: Cell<bool>,
     /// Something was held in a burst that is over, and the host has not been asked about it.
     asking: Cell<bool>,
-    /// Bits of the packets that were held in the burst under way, and of those of them that still are to be.
+    /// Bits of the packets that were held in the burst under way, and of those of them that still
+    /// are to be.
     held: [Cell<u64>; BURST_MAX / 64],
     wanted: [Cell<u64>; BURST_MAX / 64],
     /// What was held in that burst, in order.
@@ -112,7 +114,8 @@ impl Holds {
     #[cold]
     fn ask(&self) {
         let mut asked = self.asked.borrow_mut();
-        // The first ones are those that the function got. Most often that is all of them, and the last one tells.
+        // The first ones are those that the function got. Most often that is all of them, and the
+        // last one tells.
         let owned = asked.iter().rposition(|(_, descriptor)| host::owns(*descriptor));
         let first_lost = owned.map_or(0, |last| last + 1);
         self.lost.borrow_mut().extend(asked.drain(..).skip(first_lost).map(|(key, _)| key));
@@ -123,7 +126,8 @@ impl Holds {
     }
 }
 
-/// The burst is over: calls `end` with the places of packets that were held and their verdicts, to learn where they lie.
+/// The burst is over: calls `end` with the places of packets that were held and their verdicts, to
+/// learn where they lie.
 #[inline]
 pub(crate) fn finish(end: impl FnMut(usize, Verdict) -> Descriptor) {
     HOLDS.with(|holds| {
@@ -135,7 +139,8 @@ pub(crate) fn finish(end: impl FnMut(usize, Verdict) -> Descriptor) {
     });
 }
 
-/// Learns from the host what it let the function have of the last burst in which something was held. Before a buffer is allocated.
+/// Learns from the host what it let the function have of the last burst in which something was
+/// held. Before a buffer is allocated.
 pub(crate) fn settle() {
     HOLDS.with(Holds::settle);
 }
@@ -152,8 +157,8 @@ pub(crate) fn exchange(other: &Holds) {
 
 /// A packet that the function owns: held, or allocated. Dropping it frees it.
 ///
-/// One that was held belongs to the function only when its burst is over: keep it until then. It does not if the function had its
-/// share of the pool already ([`Buffer::is_owned`]).
+/// One that was held belongs to the function only when its burst is over: keep it until then. It
+/// does not if the function had its share of the pool already ([`Buffer::is_owned`]).
 pub struct Buffer {
     window: Window,
     descriptor: Descriptor,
@@ -165,7 +170,8 @@ pub struct Buffer {
 enum Kept {
     /// It is the function's.
     Owned,
-    /// It was a packet of this burst, at this place, and is the function's when that is over, unless it is lost.
+    /// It was a packet of this burst, at this place, and is the function's when that is over,
+    /// unless it is lost.
     Since { burst: u64, index: usize },
     /// It is not the function's any more.
     Released,
@@ -215,8 +221,9 @@ impl Buffer {
         })
     }
 
-    /// False if it was held when the function had its share of the pool already, a quarter of the buffers: then the host has dropped
-    /// it, it is empty, and it cannot be sent. Not known, and true, while the burst in which it was held is under way.
+    /// False if it was held when the function had its share of the pool already, a quarter of the
+    /// buffers: then the host has dropped it, it is empty, and it cannot be sent. Not known, and
+    /// true, while the burst in which it was held is under way.
     #[must_use]
     pub fn is_owned(&self) -> bool {
         self.stage() != Stage::Lost
@@ -248,8 +255,8 @@ impl Buffer {
     /// `Jump` and `Drop` mean what they mean for packets of a burst.
     ///
     /// # Errors
-    /// Why the host refused, [`Refusal::NotOwned`] when it was held in the burst that is still under
-    /// way, [`Refusal::Exhausted`] when it is not owned; the packet is freed then.
+    /// Why the host refused, [`Refusal::NotOwned`] when it was held in the burst that is still
+    /// under way, [`Refusal::Exhausted`] when it is not owned; the packet is freed then.
     pub fn send(mut self, verdict: Verdict) -> Result<(), Refusal> {
         match self.stage() {
             Stage::InBurst(_) => Err(Refusal::NotOwned),

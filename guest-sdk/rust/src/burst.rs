@@ -1,7 +1,7 @@
 //! Bursts and packets: the window as a function sees it.
 //!
-//! Owns: reading descriptors and metadata, writing verdicts, moving a packet's ends within its room. Must not know: protocols, and
-//! which packets are held. Layout: `wit/window.md`.
+//! Owns: reading descriptors and metadata, writing verdicts, moving a packet's ends within its
+//! room. Must not know: protocols, and which packets are held. Layout: `wit/window.md`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -27,8 +27,8 @@ impl Burst {
     /// The burst of `len` packets that lies in the window.
     ///
     /// # Safety
-    /// The first `len` descriptors must name packets that this side owns, no two in one room, and no
-    /// other `Burst` of the window may be alive.
+    /// The first `len` descriptors must name packets that this side owns, no two in one room, and
+    /// no other `Burst` of the window may be alive.
     pub(crate) unsafe fn new(window: Window, len: usize) -> Self {
         Self { window, len: len.min(BURST_MAX) }
     }
@@ -99,12 +99,13 @@ impl Burst {
         }
     }
 
-    /// All packets' bytes in order, read only: a first look at a burst, for less than [`Burst::data`] for each.
+    /// All packets' bytes in order, read only: a first look at a burst, for less than
+    /// [`Burst::data`] for each.
     #[inline]
     pub fn frames(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let base = self.window.base();
-        // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8, initialised, and not written
-        // while the burst is borrowed.
+        // SAFETY: `len` is at most `BURST_MAX`, the vector's length; it is aligned to 8,
+        // initialised, and not written while the burst is borrowed.
         let descriptors = unsafe {
             slice::from_raw_parts(base.add(DESCRIPTORS).cast::<Descriptor>().as_ptr(), self.len)
         };
@@ -147,7 +148,8 @@ impl Burst {
         write_verdict(self.window.base(), index, verdict.encode());
     }
 
-    /// Decides about a packet and all further ones of its flow in this direction; as [`Packet::set_flow_verdict`].
+    /// Decides about a packet and all further ones of its flow in this direction; as
+    /// [`Packet::set_flow_verdict`].
     ///
     /// # Panics
     /// When there is no such packet.
@@ -174,8 +176,8 @@ impl Burst {
     pub fn packets(&mut self) -> impl ExactSizeIterator<Item = Packet<'_>> {
         let (window, base) = (&self.window, self.window.base());
         (0..self.len).map(move |index| {
-            // SAFETY: as in `descriptor`. No two packets share a room or a place in the vectors, so that each may be had
-            // beside the others.
+            // SAFETY: as in `descriptor`. No two packets share a room or a place in the vectors, so
+            // that each may be had beside the others.
             let descriptor =
                 unsafe { base.add(DESCRIPTORS).cast::<Descriptor>().add(index).read() };
             Packet { window, base, index, descriptor, _burst: PhantomData }
@@ -319,21 +321,25 @@ impl<'a> Packet<'a> {
         self.metadata().hash
     }
 
-    /// Decides about it; the last decision counts, none is [`Verdict::Next`]. Not [`Verdict::Hold`], which loses the packet: only
-    /// [`Packet::hold`] gives what it can be sent or freed by.
+    /// Decides about it; the last decision counts, none is [`Verdict::Next`]. Not
+    /// [`Verdict::Hold`], which loses the packet: only [`Packet::hold`] gives what it can be sent
+    /// or freed by.
     #[inline]
     pub fn set_verdict(&mut self, verdict: Verdict) {
         write_verdict(self.base, self.index, verdict.encode());
     }
 
-    /// Decides about it and all further packets of its flow in this direction: the host may apply the decision without showing
-    /// them to the function, as long as this version runs and the flow is remembered. It shows them again afterwards, so the function has to
-    /// be able to decide again. Of [`Verdict::Next`], [`Verdict::Drop`], [`Verdict::Reply`], [`Verdict::Forward`] and
+    /// Decides about it and all further packets of its flow in this direction: the host may apply
+    /// the decision without showing them to the function, as long as this version runs and the flow
+    /// is remembered. It shows them again afterwards, so the function has to be able to decide
+    /// again. Of [`Verdict::Next`], [`Verdict::Drop`], [`Verdict::Reply`], [`Verdict::Forward`] and
     /// [`Verdict::ToKernel`]; others count for the packet alone.
     ///
-    /// The host tells flows apart by the outer VLAN, addresses, protocol and ports (and hardware addresses and code point). Fragments, and
-    /// protocols without ports, are told apart by addresses and protocol alone, what is not IP by hardware addresses and type: do not decide
-    /// for the flow by an inner VLAN, a tunnel's or a session's number, or anything else that is behind those.
+    /// The host tells flows apart by the outer VLAN, addresses, protocol and ports (and hardware
+    /// addresses and code point). Fragments, and protocols without ports, are told apart by
+    /// addresses and protocol alone, what is not IP by hardware addresses and type: do not decide
+    /// for the flow by an inner VLAN, a tunnel's or a session's number, or anything else that is
+    /// behind those.
     #[inline]
     pub fn set_flow_verdict(&mut self, verdict: Verdict) {
         write_verdict(self.base, self.index, for_flow(verdict));
@@ -401,8 +407,8 @@ impl<'a> Packet<'a> {
 
     /// Keeps it beyond the burst; verdicts that are set afterwards do not count.
     ///
-    /// A function may own a quarter of the pool's buffers. The host drops what is held beyond that (`hold-limit`), which
-    /// [`Buffer::is_owned`] tells when the burst is over.
+    /// A function may own a quarter of the pool's buffers. The host drops what is held beyond that
+    /// (`hold-limit`), which [`Buffer::is_owned`] tells when the burst is over.
     ///
     /// # Panics
     /// When it is held already.

@@ -13,8 +13,8 @@
 //! assert_eq!(checksum::internet(&header), 0xb861);
 //! ```
 
-/// The one's complement sum of bytes, as 16-bit words, for [`fold`]; sums of parts can be added, if all
-/// but the last part have an even length.
+/// The one's complement sum of bytes, as 16-bit words, for [`fold`]; sums of parts can be added, if
+/// all but the last part have an even length.
 #[must_use]
 #[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
@@ -46,8 +46,8 @@ pub fn internet(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
-/// Whether the checksum of an IPv4 header without options is right; as `internet(header) == 0`, for a fourth of the
-/// instructions.
+/// Whether the checksum of an IPv4 header without options is right; as `internet(header) == 0`, for
+/// a fourth of the instructions.
 #[must_use]
 #[inline]
 pub fn is_right(header: &[u8; 20]) -> bool {
@@ -118,8 +118,8 @@ pub fn update128(checksum: u16, old: u128, new: u128) -> u16 {
     update(checksum, difference)
 }
 
-/// The checksum after any words changed, by the sum of the complements of the old words and of the new
-/// ones. Computed once per flow, it translates packets of that flow with one addition.
+/// The checksum after any words changed, by the sum of the complements of the old words and of the
+/// new ones. Computed once per flow, it translates packets of that flow with one addition.
 #[must_use]
 #[inline]
 pub fn update(checksum: u16, difference: u64) -> u16 {
@@ -190,7 +190,8 @@ mod tests {
         fn updates_give_what_a_new_sum_gives(
             mut packet in prop::array::uniform32(any::<u8>()), new in any::<[u8; 16]>(),
         ) {
-            // A header with an address has a version, so that its sum is not 0 (RFC 1624, section 3).
+            // A header with an address has a version, so that its sum is not 0 (RFC 1624, section
+            // 3).
             packet[31] |= 1;
             let before = internet(&packet);
             let mut after = packet;

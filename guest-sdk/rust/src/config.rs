@@ -14,8 +14,9 @@ pub use weir_layout::message::{HOP_FIELDS, is_hop_field};
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-/// Reads a list of what something is for, where leaving it out is for all: `#[serde(default, deserialize_with =
-/// "weir_sdk::config::not_empty")]`. So that what a template left empty does not open a door.
+/// Reads a list of what something is for, where leaving it out is for all: `#[serde(default,
+/// deserialize_with = "weir_sdk::config::not_empty")]`. So that what a template left empty does not
+/// open a door.
 ///
 /// # Errors
 /// When the list is empty.
@@ -50,7 +51,8 @@ pub fn text(key: &str, value: Option<&Value>) -> Result<Option<String>, String> 
     }
 }
 
-/// An IP prefix such as `10.0.0.0/8` or `2001:db8::/32`: its address and length. An address alone is one of all its bits.
+/// An IP prefix such as `10.0.0.0/8` or `2001:db8::/32`: its address and length. An address alone
+/// is one of all its bits.
 ///
 /// # Errors
 /// When it is none, or when bits are set behind its length.
@@ -87,8 +89,9 @@ pub fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     Ok((address, length))
 }
 
-/// Whether requests may be for this: a host, or host and port (RFC 9110, section 7.2), as the gateway takes it of clients and of
-/// functions. A user's name before them is for no request (section 4.2.4).
+/// Whether requests may be for this: a host, or host and port (RFC 9110, section 7.2), as the
+/// gateway takes it of clients and of functions. A user's name before them is for no request
+/// (section 4.2.4).
 #[must_use]
 pub fn is_authority(text: impl AsRef<[u8]>) -> bool {
     let text = text.as_ref();
@@ -116,7 +119,8 @@ pub fn is_authority(text: impl AsRef<[u8]>) -> bool {
     host && port
 }
 
-/// Whether this byte is in some host or port. A comma is in none: lists of fields would become others.
+/// Whether this byte is in some host or port. A comma is in none: lists of fields would become
+/// others.
 #[must_use]
 pub fn may_be_in_authority(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=".contains(byte)
@@ -150,7 +154,8 @@ pub fn mac(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(mac)
 }
 
-/// Whether this is a token (RFC 9110, section 5.6.2), as the names of fields, cookies and methods are.
+/// Whether this is a token (RFC 9110, section 5.6.2), as the names of fields, cookies and methods
+/// are.
 #[must_use]
 pub fn is_token(text: impl AsRef<[u8]>) -> bool {
     let text = text.as_ref();

@@ -1,7 +1,8 @@
 //! Functions without a window: each packet is copied in, and out if it was changed.
 //!
-//! Owns: the trait. Must not know: windows, bursts. It is for code that must have a packet as a `Vec<u8>`
-//! of its own, and pays a call and an allocation for each; a [`Function`](crate::Function) pays neither.
+//! Owns: the trait. Must not know: windows, bursts. It is for code that must have a packet as a
+//! `Vec<u8>` of its own, and pays a call and an allocation for each; a
+//! [`Function`](crate::Function) pays neither.
 
 use serde::de::DeserializeOwned;
 

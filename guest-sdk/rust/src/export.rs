@@ -37,9 +37,9 @@ macro_rules! export {
     };
 }
 
-/// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's function, as
-/// [`export!`](crate::export!) does for functions with a window; `export_copy!(Type, snapshot)` also its
-/// [`Snapshot`](crate::Snapshot).
+/// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's
+/// function, as [`export!`](crate::export!) does for functions with a window; `export_copy!(Type,
+/// snapshot)` also its [`Snapshot`](crate::Snapshot).
 #[cfg(not(target_arch = "wasm32"))]
 #[macro_export]
 macro_rules! export_copy {
@@ -52,8 +52,9 @@ macro_rules! export_copy {
     };
 }
 
-/// Exports a type that implements [`MessageFunction`](crate::message::MessageFunction) as the crate's function, as
-/// [`export!`](crate::export!) does; `export_message!(Type, snapshot)` also its [`Snapshot`](crate::Snapshot).
+/// Exports a type that implements [`MessageFunction`](crate::message::MessageFunction) as the
+/// crate's function, as [`export!`](crate::export!) does; `export_message!(Type, snapshot)` also
+/// its [`Snapshot`](crate::Snapshot).
 #[cfg(not(target_arch = "wasm32"))]
 #[macro_export]
 macro_rules! export_message {
@@ -66,9 +67,9 @@ macro_rules! export_message {
     };
 }
 
-/// Exports a type that implements [`ConnectionFunction`](crate::message::ConnectionFunction) as the crate's function,
-/// as [`export!`](crate::export!) does; `export_connection!(Type, snapshot)` also its
-/// [`Snapshot`](crate::Snapshot).
+/// Exports a type that implements [`ConnectionFunction`](crate::message::ConnectionFunction) as the
+/// crate's function, as [`export!`](crate::export!) does; `export_connection!(Type, snapshot)` also
+/// its [`Snapshot`](crate::Snapshot).
 #[cfg(not(target_arch = "wasm32"))]
 #[macro_export]
 macro_rules! export_connection {
@@ -155,9 +156,9 @@ macro_rules! __export {
     };
 }
 
-/// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's function, as
-/// [`export!`](crate::export!) does for functions with a window; `export_copy!(Type, snapshot)` also its
-/// [`Snapshot`](crate::Snapshot).
+/// Exports a type that implements [`CopyFunction`](crate::copy::CopyFunction) as the crate's
+/// function, as [`export!`](crate::export!) does for functions with a window; `export_copy!(Type,
+/// snapshot)` also its [`Snapshot`](crate::Snapshot).
 #[cfg(target_arch = "wasm32")]
 #[macro_export]
 macro_rules! export_copy {
@@ -211,8 +212,9 @@ macro_rules! __export_copy {
     };
 }
 
-/// Exports a type that implements [`MessageFunction`](crate::message::MessageFunction) as the crate's function, as
-/// [`export!`](crate::export!) does; `export_message!(Type, snapshot)` also its [`Snapshot`](crate::Snapshot).
+/// Exports a type that implements [`MessageFunction`](crate::message::MessageFunction) as the
+/// crate's function, as [`export!`](crate::export!) does; `export_message!(Type, snapshot)` also
+/// its [`Snapshot`](crate::Snapshot).
 #[cfg(target_arch = "wasm32")]
 #[macro_export]
 macro_rules! export_message {
@@ -281,9 +283,9 @@ macro_rules! __export_message {
     };
 }
 
-/// Exports a type that implements [`ConnectionFunction`](crate::message::ConnectionFunction) as the crate's function,
-/// as [`export!`](crate::export!) does; `export_connection!(Type, snapshot)` also its
-/// [`Snapshot`](crate::Snapshot).
+/// Exports a type that implements [`ConnectionFunction`](crate::message::ConnectionFunction) as the
+/// crate's function, as [`export!`](crate::export!) does; `export_connection!(Type, snapshot)` also
+/// its [`Snapshot`](crate::Snapshot).
 #[cfg(target_arch = "wasm32")]
 #[macro_export]
 macro_rules! export_connection {

@@ -31,7 +31,8 @@ impl Hasher {
     /// From [`Setup::seed`](crate::Setup::seed), which all instances of a function share.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        // SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+        // SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+        // 2014).
         let mut state = seed;
         let keys = std::array::from_fn(|_| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -73,7 +74,8 @@ fn finish(sum: u64) -> u64 {
 
 /// A flow over IPv4: two ends (address and port) and a protocol, in 16 bytes.
 ///
-/// Addresses and ports lie in it as they do in a packet, so that making one of a packet's bytes takes two loads.
+/// Addresses and ports lie in it as they do in a packet, so that making one of a packet's bytes
+/// takes two loads.
 #[derive(Clone, Copy, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct FlowV4([u64; 2]);
@@ -151,7 +153,8 @@ impl FlowV4 {
         (self.0[1] >> VLANS) as u32
     }
 
-    /// The same flow in VLANs, as [`parse::vlans`](crate::parse::vlans) has them: another one than without, or in others.
+    /// The same flow in VLANs, as [`parse::vlans`](crate::parse::vlans) has them: another one than
+    /// without, or in others.
     #[must_use]
     #[inline]
     pub fn within(self, vlans: u32) -> Self {
@@ -161,7 +164,8 @@ impl FlowV4 {
 }
 
 impl PartialEq for FlowV4 {
-    /// By words, in registers: of an array LLVM makes a vector comparison, for which the key goes through memory.
+    /// By words, in registers: of an array LLVM makes a vector comparison, for which the key goes
+    /// through memory.
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
         (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1]) == 0
@@ -342,8 +346,8 @@ mod tests {
                 let expected = f64::from(KEYS) / BUCKETS as f64;
                 let chi: f64 =
                     counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
-                // A uniform choice gives BUCKETS, plus or minus sqrt(2 BUCKETS) = 90; hashing that is
-                // more even than chance is welcome.
+                // A uniform choice gives BUCKETS, plus or minus sqrt(2 BUCKETS) = 90; hashing that
+                // is more even than chance is welcome.
                 assert!(chi < BUCKETS as f64 + 6.0 * 90.0, "seed {seed}, part {part}: {chi}");
             }
         }

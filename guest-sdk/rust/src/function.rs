@@ -64,10 +64,12 @@ pub struct Setup {
 
 impl Setup {
     /// Takes the state region, or ordinary memory in its place: the function works the same, only
-    /// its successor starts with nothing. To be called once: all containers are carved out of the region that it gives.
+    /// its successor starts with nothing. To be called once: all containers are carved out of the
+    /// region that it gives.
     ///
     /// # Panics
-    /// When the host's region was taken before: what lay in ordinary memory beside it would be lost with each swap.
+    /// When the host's region was taken before: what lay in ordinary memory beside it would be lost
+    /// with each swap.
     #[must_use]
     pub fn region(&mut self) -> StateRegion {
         assert!(

@@ -1,8 +1,8 @@
 //! A fast hash of bytes, for tables and consistent hashing.
 //!
-//! Owns: the function, which is the same on every host and in every version. Must not know: what is hashed. With a secret
-//! seed ([`Setup::seed`](crate::Setup::seed)) strangers cannot make keys collide on purpose; it is no
-//! cryptographic hash. After wyhash's folding multiplication.
+//! Owns: the function, which is the same on every host and in every version. Must not know: what is
+//! hashed. With a secret seed ([`Setup::seed`](crate::Setup::seed)) strangers cannot make keys
+//! collide on purpose; it is no cryptographic hash. After wyhash's folding multiplication.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

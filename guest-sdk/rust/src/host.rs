@@ -75,15 +75,15 @@ pub fn now() -> u64 {
     sys::now()
 }
 
-/// The next of a sequence of random numbers, by a call: for hash seeds, sampling and back-off, not for keys. It begins alike in
-/// every instance of the function, and is fixed in `weir replay`.
+/// The next of a sequence of random numbers, by a call: for hash seeds, sampling and back-off, not
+/// for keys. It begins alike in every instance of the function, and is fixed in `weir replay`.
 #[must_use]
 pub fn random() -> u64 {
     sys::random()
 }
 
-/// Asks for one call of `tick` at or soon after this time, in nanoseconds of [`now`]. A later call replaces an
-/// earlier one; 0 cancels.
+/// Asks for one call of `tick` at or soon after this time, in nanoseconds of [`now`]. A later call
+/// replaces an earlier one; 0 cancels.
 pub fn set_timer(at: u64) {
     STATE.with(|state| {
         state.own_timer.set(at);
@@ -111,8 +111,8 @@ pub fn send_copy(packet: &[u8], verdict: Verdict) -> Result<(), Refusal> {
     sys::send_copy(packet, verdict.encode())
 }
 
-/// Whether the function owns a buffer, which stays as it is: with this verdict nothing can be sent, and the host says first whether the
-/// buffer is the function's.
+/// Whether the function owns a buffer, which stays as it is: with this verdict nothing can be sent,
+/// and the host says first whether the buffer is the function's.
 pub(crate) fn owns(packet: Descriptor) -> bool {
     release(packet, Verdict::Hold) != Err(Refusal::NotOwned)
 }
@@ -314,8 +314,9 @@ pub(crate) fn after_configure() {
     });
 }
 
-/// A tick came: hands values over, and tells whether the function wants to be called. Call [`after_tick`] when it was. The last
-/// tick of all comes before the values are due, when a replay has ended.
+/// A tick came: hands values over, and tells whether the function wants to be called. Call
+/// [`after_tick`] when it was. The last tick of all comes before the values are due, when a replay
+/// has ended.
 pub(crate) fn before_tick(now: u64) -> bool {
     STATE.with(|state| {
         state.armed.set(0);

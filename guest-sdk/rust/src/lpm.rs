@@ -1,13 +1,13 @@
 //! Longest prefix match over IPv4 and IPv6.
 //!
-//! Owns: a table from prefixes to numbers, built at once and then only read. Must not know: what the
-//! numbers mean, how prefixes are written.
+//! Owns: a table from prefixes to numbers, built at once and then only read. Must not know: what
+//! the numbers mean, how prefixes are written.
 //!
-//! The table is a Poptrie (Asai and Ohara, "Poptrie: A Compressed Trie with Population Count for Fast
-//! and Scalable Software IP Routing Table Lookup", SIGCOMM 2015): the first 18 bits of an IPv4 address
-//! (16 of IPv6) index an array; what is longer hangs below in nodes of 64 children, that say by two bitmaps which
-//! children are nodes and where a new value begins. A /24 takes two loads and a
-//! population count, and a hundred thousand of them a few megabytes.
+//! The table is a Poptrie (Asai and Ohara, "Poptrie: A Compressed Trie with Population Count for
+//! Fast and Scalable Software IP Routing Table Lookup", SIGCOMM 2015): the first 18 bits of an IPv4
+//! address (16 of IPv6) index an array; what is longer hangs below in nodes of 64 children, that
+//! say by two bitmaps which children are nodes and where a new value begins. A /24 takes two loads
+//! and a population count, and a hundred thousand of them a few megabytes.
 //!
 //! ```
 //! use std::net::Ipv4Addr;
@@ -226,8 +226,8 @@ impl<A: Address> Lpm<A> {
         if self.nodes.len() < VALUE as usize { Ok(first) } else { Err(Error::TooLarge) }
     }
 
-    /// Fills the node that decides the bits from `at` on. All prefixes begin with the bits that lead to it and
-    /// are longer; `inherited` is the value of the longest one that is not.
+    /// Fills the node that decides the bits from `at` on. All prefixes begin with the bits that
+    /// lead to it and are longer; `inherited` is the value of the longest one that is not.
     fn fill(
         &mut self,
         place: u32,
@@ -262,8 +262,9 @@ impl<A: Address> Lpm<A> {
 }
 
 /// Writes the values of those prefixes that end within the `bits` bits from `at` on into their
-/// slots, and gives the ranges of longer ones, each with its slot. Prefixes are sorted by address and then length, so
-/// that a longer one comes after those that it lies in, and the longer ones of a slot side by side.
+/// slots, and gives the ranges of longer ones, each with its slot. Prefixes are sorted by address
+/// and then length, so that a longer one comes after those that it lies in, and the longer ones of
+/// a slot side by side.
 fn spread<A: Address>(
     prefixes: &[(A, u32, u32)],
     at: u32,

@@ -45,8 +45,8 @@ impl Chunk {
     /// Memory that somebody else frees, or nobody.
     ///
     /// # Safety
-    /// `len` bytes from `start` must be initialised, writable (or stores trap), and stay where they are
-    /// for as long as the chunk or a part of it is in use.
+    /// `len` bytes from `start` must be initialised, writable (or stores trap), and stay where they
+    /// are for as long as the chunk or a part of it is in use.
     pub(crate) unsafe fn permanent(start: NonNull<u8>, len: usize) -> Self {
         Self { start, len, _owner: None }
     }
@@ -78,7 +78,8 @@ impl Chunk {
 impl Chunk {
     /// A copy of all bytes.
     pub(crate) fn to_vec(&self) -> Vec<u8> {
-        // SAFETY: all bytes are initialised, and no reference into the chunk is used during the copy.
+        // SAFETY: all bytes are initialised, and no reference into the chunk is used during the
+        // copy.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }.to_vec()
     }
 

@@ -1,7 +1,7 @@
 //! Functions of the message plane: requests and responses (L7), and connections (L4).
 //!
-//! Owns: the traits, views of what lies in the window (`wit/message.md`), and each exchange's state. Must not
-//! know: where messages come from, or HTTP beyond heads and bodies.
+//! Owns: the traits, views of what lies in the window (`wit/message.md`), and each exchange's
+//! state. Must not know: where messages come from, or HTTP beyond heads and bodies.
 //!
 //! ```
 //! use weir_sdk::message::prelude::*;
@@ -33,8 +33,8 @@
 //!
 //! weir_sdk::export_message!(Reading);
 //!
-//! let mut harness = MessageHarness::<Reading>::new("{}")?;
-//! let seen = |request: &Message| Message::response(200).body(request.get_field("x-seen").unwrap());
+//! let mut harness = MessageHarness::<Reading>::new("{}")?; let seen = |request: &Message|
+//! Message::response(200).body(request.get_field("x-seen").unwrap());
 //! assert_eq!(harness.exchange(&Message::request("POST", "/"), seen).status, 405);
 //! assert_eq!(harness.exchange(&Message::get("/"), seen).body, b"yes");
 //! # Ok::<(), String>(())

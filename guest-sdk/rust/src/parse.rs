@@ -1,8 +1,9 @@
 //! What most functions want to know of a frame, in one pass.
 //!
-//! Owns: finding the headers of Ethernet with up to two tags (IEEE 802.1Q), IPv4 (RFC 791), IPv6 with
-//! extension headers (RFC 8200), and reading ports. Must not know: bursts, policy. It never panics
-//! and never reads outside of the frame. For single fields of headers see [`wire`](crate::wire).
+//! Owns: finding the headers of Ethernet with up to two tags (IEEE 802.1Q), IPv4 (RFC 791), IPv6
+//! with extension headers (RFC 8200), and reading ports. Must not know: bursts, policy. It never
+//! panics and never reads outside of the frame. For single fields of headers see
+//! [`wire`](crate::wire).
 //!
 //! ```
 //! use weir_sdk::parse::{Addresses, parse};
@@ -123,8 +124,8 @@ pub struct Headers {
     pub source_port: u16,
     /// Destination port; as `source_port`.
     pub destination_port: u16,
-    /// Set when this is a piece of a packet. An IPv6 packet that is whole in spite of its fragment header (RFC 6946) is
-    /// no fragment.
+    /// Set when this is a piece of a packet. An IPv6 packet that is whole in spite of its fragment
+    /// header (RFC 6946) is no fragment.
     pub fragment: Option<Fragment>,
 }
 
@@ -133,9 +134,9 @@ pub struct Headers {
 pub enum Unreadable {
     /// It is not IPv4 or IPv6 over Ethernet.
     NotIp,
-    /// It says that it is, but is cut off or contradicts itself: a length beyond the frame or below the
-    /// header's, a wrong version, more than 8 extension headers, or a transport header that is not all
-    /// there (in the first fragment: RFC 1858).
+    /// It says that it is, but is cut off or contradicts itself: a length beyond the frame or below
+    /// the header's, a wrong version, more than 8 extension headers, or a transport header that is
+    /// not all there (in the first fragment: RFC 1858).
     Malformed,
 }
 
@@ -188,8 +189,9 @@ impl Headers {
         if self.l3 == ETHERNET { 0 } else { vlans(frame) }
     }
 
-    /// Where the part of the packet begins that its fragments are pieces of, and that their offsets are counted from. In IPv6, what
-    /// lies between that and `l4` are extension headers, which only the first piece has.
+    /// Where the part of the packet begins that its fragments are pieces of, and that their offsets
+    /// are counted from. In IPv6, what lies between that and `l4` are extension headers, which only
+    /// the first piece has.
     #[must_use]
     pub fn fragmentable(&self, frame: &[u8]) -> usize {
         let found = match self.addresses {
@@ -239,7 +241,8 @@ impl Plain {
     /// Where the transport header begins.
     pub const L4: usize = ETHERNET + IPV4_HEADER;
 
-    /// Reads a frame; `None` when it is of another kind or not all right: then [`parse`] knows more.
+    /// Reads a frame; `None` when it is of another kind or not all right: then [`parse`] knows
+    /// more.
     #[must_use]
     #[inline(always)]
     pub fn of(frame: &[u8]) -> Option<Self> {
@@ -258,8 +261,8 @@ impl Plain {
             return None;
         }
         let protocol = start[23];
-        // TCP's number is even, UDP's odd. Of two comparisons compilers make a jump table in Wasm, which costs more than
-        // all the rest here.
+        // TCP's number is even, UDP's odd. Of two comparisons compilers make a jump table in Wasm,
+        // which costs more than all the rest here.
         let tcp_flags = if protocol & 1 == 0 {
             let header = frame.first_chunk::<TCP_END>()?;
             let length = usize::from(header[Self::L4 + 12] >> 4) * 4;
@@ -314,9 +317,10 @@ pub fn parse(frame: &[u8]) -> Result<Headers, Unreadable> {
     }
 }
 
-/// Reads the start of a packet, from its IP header on, that may be cut off anywhere behind its headers, as ICMP errors quote it (RFC
-/// 792; RFC 4443, section 2.4 (c)): where headers lie is told from there, and `end` is the end of what was given. Of the transport header
-/// there need be no more than the ports, so that `tcp_flags` is 0.
+/// Reads the start of a packet, from its IP header on, that may be cut off anywhere behind its
+/// headers, as ICMP errors quote it (RFC 792; RFC 4443, section 2.4 (c)): where headers lie is told
+/// from there, and `end` is the end of what was given. Of the transport header there need be no
+/// more than the ports, so that `tcp_flags` is 0.
 ///
 /// `None` when it is neither IPv4 nor IPv6, contradicts itself, or is cut off before that.
 #[must_use]
@@ -353,9 +357,9 @@ fn parse_any(frame: &[u8]) -> Result<Headers, Unreadable> {
     }
 }
 
-/// The addresses of a frame, and where its IP header begins, whatever is wrong behind them: routers look no further. For
-/// functions that care who sends and to whom, also of what [`parse`] says is malformed. `None` when the frame is not IP, or not even
-/// IP's fixed header is there.
+/// The addresses of a frame, and where its IP header begins, whatever is wrong behind them: routers
+/// look no further. For functions that care who sends and to whom, also of what [`parse`] says is
+/// malformed. `None` when the frame is not IP, or not even IP's fixed header is there.
 #[must_use]
 pub fn addresses(frame: &[u8]) -> Option<(Addresses, usize)> {
     let (kind, l3) = link(frame)?;
@@ -368,8 +372,8 @@ pub fn addresses(frame: &[u8]) -> Option<(Addresses, usize)> {
     Some((addresses, l3))
 }
 
-/// The identifiers of a frame's tags, of at most two, 12 bits each, the inner one's below the outer one's; 0 without a tag, or if they
-/// only tell a priority (IEEE 802.1Q, section 9.6).
+/// The identifiers of a frame's tags, of at most two, 12 bits each, the inner one's below the outer
+/// one's; 0 without a tag, or if they only tell a priority (IEEE 802.1Q, section 9.6).
 #[must_use]
 pub fn vlans(frame: &[u8]) -> u32 {
     let Some((_, l3)) = link(frame) else { return 0 };
@@ -440,7 +444,8 @@ struct Extensions {
     /// Where it does.
     l4: usize,
     fragment: Option<Fragment>,
-    /// Where the part begins that fragments are pieces of: behind the fragment header, if there is one.
+    /// Where the part begins that fragments are pieces of: behind the fragment header, if there is
+    /// one.
     fragmentable: usize,
 }
 

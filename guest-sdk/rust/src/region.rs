@@ -76,8 +76,8 @@ impl StateRegion {
         Self { memory: Some(memory), used: 0, kept }
     }
 
-    /// True when it holds what an earlier instance left there. Until `configure` returns it can only be
-    /// read then.
+    /// True when it holds what an earlier instance left there. Until `configure` returns it can
+    /// only be read then.
     #[must_use]
     pub fn kept(&self) -> bool {
         self.kept
@@ -102,7 +102,8 @@ impl StateRegion {
         StateMap::open(self, name, capacity)
     }
 
-    /// An array of `len` elements, all bytes 0 at first, found again as it was if name, length and size agree.
+    /// An array of `len` elements, all bytes 0 at first, found again as it was if name, length and
+    /// size agree.
     ///
     /// # Errors
     /// When the region has no room for it; says how much is needed.

@@ -1,8 +1,9 @@
 //! A host for unit tests and native benchmarks: runs a function over real window memory, without
 //! Wasm.
 //!
-//! Owns: the window, the state region, time and what the function tells the host, for one function on
-//! the current thread. It behaves as `wit/net.wit` says, but enforces neither access nor deadlines.
+//! Owns: the window, the state region, time and what the function tells the host, for one function
+//! on the current thread. It behaves as `wit/net.wit` says, but enforces neither access nor
+//! deadlines.
 //!
 //! ```
 //! use weir_sdk::prelude::*;

@@ -2,8 +2,8 @@
 //!
 //! Owns: turning window offsets (`wit/window.md`) into pointers. Must not know: what packets mean.
 //!
-//! On Wasm the window is where `configure` put it and stays there for the instance's life. Natively it
-//! is memory of the test host, kept alive by whoever holds a handle.
+//! On Wasm the window is where `configure` put it and stays there for the instance's life. Natively
+//! it is memory of the test host, kept alive by whoever holds a handle.
 
 use std::ptr::NonNull;
 
@@ -23,9 +23,9 @@ impl Window {
     /// A window in this memory.
     ///
     /// # Safety
-    /// The chunk must be laid out as a window with rooms of `room_bytes`, a power of two: every descriptor among the
-    /// first `count` of a burst names bytes within it. Nothing else may access the bytes of a
-    /// buffer while this side owns it.
+    /// The chunk must be laid out as a window with rooms of `room_bytes`, a power of two: every
+    /// descriptor among the first `count` of a burst names bytes within it. Nothing else may access
+    /// the bytes of a buffer while this side owns it.
     pub(crate) unsafe fn new(memory: Chunk, room_bytes: u32) -> Self {
         assert!(memory.len() >= BURST_AREA && memory.len().is_multiple_of(WASM_PAGE));
         assert!(room_bytes.is_power_of_two(), "{room_bytes} bytes are no room");
@@ -47,7 +47,8 @@ impl Window {
     /// The bytes from this offset to the end of its room.
     ///
     /// # Safety
-    /// They must be initialised and this side's for `'a`, and no other reference to them may be used meanwhile.
+    /// They must be initialised and this side's for `'a`, and no other reference to them may be
+    /// used meanwhile.
     ///
     /// # Panics
     /// When the offset lies outside of the window.

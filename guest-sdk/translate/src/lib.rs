@@ -1,8 +1,8 @@
-//! Changing who a packet is from or for, with all checksums (RFC 1624), for functions that translate: NAT, load
-//! balancers.
+//! Changing who a packet is from or for, with all checksums (RFC 1624), for functions that
+//! translate: NAT, load balancers.
 //!
-//! Owns: writing addresses and ports into IPv4 and IPv6 frames, and into the packet that an ICMP error quotes. Must
-//! not know: why, or to what. Frames must have been read by [`weir_sdk::parse`].
+//! Owns: writing addresses and ports into IPv4 and IPv6 frames, and into the packet that an ICMP
+//! error quotes. Must not know: why, or to what. Frames must have been read by [`weir_sdk::parse`].
 
 use weir_sdk::checksum::{self, update16, update32, update128};
 use weir_sdk::parse::{Headers, Plain, protocol};
@@ -63,9 +63,9 @@ pub fn address_v6(frame: &mut [u8], l3: usize, end: End, new: u128) -> Change {
     Change::V6(u128::from_be_bytes(old), new)
 }
 
-/// Writes a port (or an ICMP query's identifier) into the transport header at `l4`, and its checksum for both the
-/// port and the address. Parts that the frame does not have (in an ICMP error's quotation) are left
-/// out.
+/// Writes a port (or an ICMP query's identifier) into the transport header at `l4`, and its
+/// checksum for both the port and the address. Parts that the frame does not have (in an ICMP
+/// error's quotation) are left out.
 #[inline]
 pub fn port(frame: &mut [u8], l4: usize, protocol: u8, end: End, change: Change, port: u16) {
     let (port_at, checksum_at, pseudo) = match (protocol, end) {
@@ -104,11 +104,11 @@ pub fn port(frame: &mut [u8], l4: usize, protocol: u8, end: End, change: Change,
     put16(frame, checksum_at, value);
 }
 
-/// What a translation of one end does to the checksums of a flow's packets: computed once, it makes of a checksum the
-/// new one by an addition.
+/// What a translation of one end does to the checksums of a flow's packets: computed once, it makes
+/// of a checksum the new one by an addition.
 ///
-/// They are kept as checksums lie in packets: their sum is the same in either byte order (RFC 1071, section 2 (B)), so that
-/// nothing has to be swapped.
+/// They are kept as checksums lie in packets: their sum is the same in either byte order (RFC 1071,
+/// section 2 (B)), so that nothing has to be swapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Difference {
@@ -193,8 +193,8 @@ pub struct Quoted {
 }
 
 impl Quoted {
-    /// Reads what the ICMP error (of IPv4) with these headers quotes; none if that is cut off, a later fragment, or
-    /// of a protocol without ports.
+    /// Reads what the ICMP error (of IPv4) with these headers quotes; none if that is cut off, a
+    /// later fragment, or of a protocol without ports.
     #[must_use]
     pub fn of(frame: &[u8], headers: &Headers) -> Option<Self> {
         let l3 = headers.l4 + 8;
@@ -239,8 +239,8 @@ impl Quoted {
     }
 }
 
-/// Writes the identifiers of a frame's tags, as [`vlans`](weir_sdk::parse::vlans) has them, and keeps the rest of the tags, if these are
-/// for as many tags as the frame has.
+/// Writes the identifiers of a frame's tags, as [`vlans`](weir_sdk::parse::vlans) has them, and
+/// keeps the rest of the tags, if these are for as many tags as the frame has.
 pub fn vlans(frame: &mut [u8], headers: &Headers, new: u32) {
     const TAGS: usize = Plain::L3;
     let tags = (headers.l3 - TAGS) / 4;

@@ -1,5 +1,5 @@
-//! Packets after a translation, beside packets that etherparse makes with the new addresses and ports from the start: the same to the
-//! byte, checksums included.
+//! Packets after a translation, beside packets that etherparse makes with the new addresses and
+//! ports from the start: the same to the byte, checksums included.
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, SlicedPacket};
@@ -119,7 +119,8 @@ proptest! {
     fn what_an_icmp_error_quotes(
         (from, to) in ends(), (new, _) in ends(), at in which(), n in 0..3usize, payload in payload(), kept in 28..320usize,
     ) {
-        // As much of the packet as a router likes; of a query only the asking end has an identifier.
+        // As much of the packet as a router likes; of a query only the asking end has an
+        // identifier.
         let protocol = PROTOCOLS[n];
         let at = if protocol == protocol::ICMP { End::Source } else { at };
         // Half a checksum stays.

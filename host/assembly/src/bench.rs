@@ -27,8 +27,8 @@ pub struct BenchOptions {
     pub duration: Duration,
     /// Cores; each has its own lane, pool and instances, and its share of the flows.
     pub cores: u32,
-    /// Whether each packet's bytes are written anew. Without, as with DPDK's `net_null`, functions find
-    /// what they left there.
+    /// Whether each packet's bytes are written anew. Without, as with DPDK's `net_null`, functions
+    /// find what they left there.
     pub copy: bool,
 }
 
@@ -45,7 +45,8 @@ impl Default for BenchOptions {
     }
 }
 
-/// Runs the chain as fast as it goes. `plan` is what the worker of this number has, with logs and counters of its own.
+/// Runs the chain as fast as it goes. `plan` is what the worker of this number has, with logs and
+/// counters of its own.
 ///
 /// # Errors
 /// When the options are impossible, or the chain cannot be made ready.

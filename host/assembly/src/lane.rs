@@ -10,8 +10,9 @@ use weir_sandbox::{InstanceError, Sandbox};
 /// A lane with this chain.
 ///
 /// # Errors
-/// When it cannot be made ready: a configuration that was refused, or a fault while the function was configured, as the
-/// [`PlaneError`], anything else as text. Places in code are lines of source in both.
+/// When it cannot be made ready: a configuration that was refused, or a fault while the function
+/// was configured, as the [`PlaneError`], anything else as text. Places in code are lines of source
+/// in both.
 pub fn lane(sandbox: &Arc<Sandbox>, plan: ChainPlan, config: LaneConfig) -> Result<Lane> {
     // Lines are found in components that are still there.
     let functions = plan.functions.clone();

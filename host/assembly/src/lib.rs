@@ -1,8 +1,9 @@
 //! Puts what operators wrote together with the planes.
 //!
-//! Owns: making a chain's functions ready from files ([`load_chain`]), lanes and steering tables from specs, functions of both planes, and the two jobs
-//! that need no daemon: [`replay`] a capture through a chain, and [`bench`](fn@bench) a chain between a generator and a sink.
-//! Must not know: the API, the store, the command line.
+//! Owns: making a chain's functions ready from files ([`load_chain`]), lanes and steering tables
+//! from specs, functions of both planes, and the two jobs that need no daemon: [`replay`] a capture
+//! through a chain, and [`bench`](fn@bench) a chain between a generator and a sink. Must not know:
+//! the API, the store, the command line.
 
 mod bench;
 mod check;

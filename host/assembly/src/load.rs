@@ -24,9 +24,10 @@ pub enum LoadError {
 /// A function of a chain with all its values, and the component.
 pub type Loaded = (ResolvedFunction, Arc<Admitted>);
 
-/// Reads a chain file and the functions it names. `path` is relative to the chain file; a function under `use` is
-/// looked for as `NAME.wasm` in `functions`, then beside the chain file. Of a chain of both planes the answer has the part for
-/// packets. The sandbox remembers the components, so that faults in them are told with lines.
+/// Reads a chain file and the functions it names. `path` is relative to the chain file; a function
+/// under `use` is looked for as `NAME.wasm` in `functions`, then beside the chain file. Of a chain
+/// of both planes the answer has the part for packets. The sandbox remembers the components, so
+/// that faults in them are told with lines.
 ///
 /// # Errors
 /// When the file is wrong, or a function is missing or refused.
@@ -87,7 +88,8 @@ fn read(function: &FunctionUse, beside: &Path, functions: &Path) -> Result<Arc<[
     })
 }
 
-/// Whether a file is of the version that the chain asks for. Of a file that is named by `path` the chain says which version it is.
+/// Whether a file is of the version that the chain asks for. Of a file that is named by `path` the
+/// chain says which version it is.
 fn check_version(function: &FunctionUse, manifest: &Manifest) -> Result<(), Invalid> {
     match (&function.version, &manifest.version) {
         (Some(asked), Some(there)) if function.path.is_none() && asked != there => {

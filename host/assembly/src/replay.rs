@@ -45,8 +45,8 @@ pub struct ReplayOutcome {
 }
 
 /// Runs the packets of `input` forward through the chain; those that reach its end or are forwarded
-/// are written to `output`. `progress` is told now and then how many packets of how many are done. What `observer` makes, told how many
-/// bytes a room has, looks at each function's work.
+/// are written to `output`. `progress` is told now and then how many packets of how many are done.
+/// What `observer` makes, told how many bytes a room has, looks at each function's work.
 ///
 /// # Errors
 /// When a file cannot be opened or written, or the chain cannot be made ready.

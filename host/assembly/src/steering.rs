@@ -16,8 +16,9 @@ pub struct CompiledSteering {
     pub written: Vec<u32>,
 }
 
-/// Takes what concerns the packets between two ports out of a tenant's rules: `number` knows the ports, `is_here` the chains
-/// between them. Rules for other ports or chains mean none of these packets.
+/// Takes what concerns the packets between two ports out of a tenant's rules: `number` knows the
+/// ports, `is_here` the chains between them. Rules for other ports or chains mean none of these
+/// packets.
 #[must_use]
 pub fn compile_steering(
     rules: &[SteeringRule],

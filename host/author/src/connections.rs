@@ -1,5 +1,5 @@
-//! Connections through a function: a client, the gateway with the message plane's own engine, and an upstream, all on the
-//! loopback interface, saying what the test says.
+//! Connections through a function: a client, the gateway with the message plane's own engine, and
+//! an upstream, all on the loopback interface, saying what the test says.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -154,7 +154,8 @@ impl Sides<'_> {
         Ok(())
     }
 
-    /// The connection's end, by this step if there is one, and whether it ever reached the upstream.
+    /// The connection's end, by this step if there is one, and whether it ever reached the
+    /// upstream.
     async fn end(mut self, last: Option<&Step>, reaches: Option<bool>) -> Result<(), String> {
         if reaches == Some(false) {
             if self.reached(QUIET).await.is_ok() {
@@ -176,7 +177,8 @@ impl Sides<'_> {
         if last.is_some_and(|step| step.client.is_none()) {
             ends("the client", &mut self.client).await?;
         }
-        // The gateway may have connected without anything having been said: the next connection is another one.
+        // The gateway may have connected without anything having been said: the next connection is
+        // another one.
         if let Ok(upstream) = self.reached(QUIET).await {
             ends("the upstream", upstream).await?;
             drop(upstream.shutdown().await);

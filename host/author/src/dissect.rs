@@ -1,4 +1,5 @@
-//! Packets as people read them, and how captures differ. By tshark if it is there, else in short by etherparse.
+//! Packets as people read them, and how captures differ. By tshark if it is there, else in short by
+//! etherparse.
 
 use std::process::{Command, Stdio};
 
@@ -17,7 +18,8 @@ const RUN_MAX: usize = 1000;
 const SEPARATOR: &str = "\u{1e}weir, the packet ends here\u{1e}";
 /// A packet in one line.
 const COLUMNS: &str = r#"gui.column.format:"S","%s","D","%d","P","%p","I","%i""#;
-/// What keeps tshark from looking at packets together. (`-M 1`, with which it forgets each one, takes 40 ms a packet.)
+/// What keeps tshark from looking at packets together. (`-M 1`, with which it forgets each one,
+/// takes 40 ms a packet.)
 const ALONE: [&str; 5] = [
     "tcp.analyze_sequence_numbers:FALSE",
     "tcp.relative_sequence_numbers:FALSE",
@@ -94,7 +96,8 @@ impl<'a> Dissected<'a> {
     }
 }
 
-/// Without lines in brackets, and what is below them: what tshark concludes, often from packets before, and not what is in the packet.
+/// Without lines in brackets, and what is below them: what tshark concludes, often from packets
+/// before, and not what is in the packet.
 fn without_conclusions<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut within = None;
     let mut kept = Vec::new();
@@ -192,7 +195,8 @@ fn tshark(frames: &[&Frame]) -> Result<Option<String>> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.ok().filter(|output| output.status.success());
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    // Text that is in a packet is shown indented; should it look like the separator nevertheless, nobody is told of another packet.
+    // Text that is in a packet is shown indented; should it look like the separator nevertheless,
+    // nobody is told of another packet.
     Ok(text.filter(|text| text.matches(SEPARATOR).count() == frames.len()))
 }
 

@@ -1,5 +1,5 @@
-//! HTTP exchanges through a function: a client, the gateway with the message plane's own engine, and an upstream, all on the
-//! loopback interface.
+//! HTTP exchanges through a function: a client, the gateway with the message plane's own engine,
+//! and an upstream, all on the loopback interface.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -19,7 +19,8 @@ const ICMPV6: [(u8, &str); 7] = [
     (136, "neighbor advertisement"),
 ];
 
-/// Addresses, protocol, ports and flags of a frame that has so many bytes, as far as they are there.
+/// Addresses, protocol, ports and flags of a frame that has so many bytes, as far as they are
+/// there.
 #[must_use]
 pub fn in_short(frame: &[u8], length: usize) -> String {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(frame) else {

@@ -1,4 +1,5 @@
-//! A gateway on the loopback interface with the function under test as the chain of its only listener.
+//! A gateway on the loopback interface with the function under test as the chain of its only
+//! listener.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,7 +36,8 @@ const UPSTREAM: &str = "upstream";
 /// Nobody waits longer for an answer.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// How often it is looked for counters that are expected, and when those that are not there yet will not come.
+/// How often it is looked for counters that are expected, and when those that are not there yet
+/// will not come.
 const LOOK: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_secs(2);
 

@@ -99,7 +99,8 @@ impl std::fmt::Display for NoTemplate {
 /// Writes a project to a directory, whose last part is the function's name.
 ///
 /// # Errors
-/// When the name is none, there is no such template ([`NoTemplate`]), or the directory is there and not empty.
+/// When the name is none, there is no such template ([`NoTemplate`]), or the directory is there and
+/// not empty.
 pub fn write(directory: &Path, language: &str, plane: Plane) -> Result<Project> {
     let name = directory.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let name: Name = name.parse()?;

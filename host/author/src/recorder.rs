@@ -1,5 +1,5 @@
-//! Ports that give the packets of a test, and note which of them leave: by the buffers that they lie in, so also when a
-//! function has changed them.
+//! Ports that give the packets of a test, and note which of them leave: by the buffers that they
+//! lie in, so also when a function has changed them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

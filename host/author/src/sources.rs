@@ -12,7 +12,8 @@ use weir_spec::{Document, Manifest, Name};
 /// What builds write, and what is no source.
 const OUTPUTS: [&str; 6] =
     ["build-output", "node_modules", "target", "__pycache__", "venv", "zig-out"];
-/// The names of the sources that [`Project::build`] built from, so that one that was deleted is missed.
+/// The names of the sources that [`Project::build`] built from, so that one that was deleted is
+/// missed.
 const BUILT_FROM: &str = "build-output/.weir-sources";
 /// Folders within folders that are looked into.
 const DEPTH: usize = 16;

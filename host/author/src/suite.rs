@@ -36,7 +36,8 @@ pub struct Test {
     /// The function's configuration.
     #[serde(default)]
     pub config: Map<String, Value>,
-    /// Names of the ports: packets come in by the first, and leave by the second, or by the first if it is the only one.
+    /// Names of the ports: packets come in by the first, and leave by the second, or by the first
+    /// if it is the only one.
     #[serde(default)]
     pub ports: Vec<String>,
     /// What has to come of it.
@@ -50,7 +51,8 @@ pub struct Test {
     pub connection: Vec<Connection>,
 }
 
-/// What has to come of a test. What is left out may be anything, but for faults: there are to be none.
+/// What has to come of a test. What is left out may be anything, but for faults: there are to be
+/// none.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Expect {

@@ -32,7 +32,8 @@ pub struct Report {
     pub tests: Vec<Outcome>,
     /// What the function decided and counted in all tests together.
     pub coverage: Coverage,
-    /// Nanoseconds that a packet takes in memory; of the first test whose packets could be measured.
+    /// Nanoseconds that a packet takes in memory; of the first test whose packets could be
+    /// measured.
     pub ns_per_packet: Option<f64>,
 }
 
@@ -81,8 +82,8 @@ pub struct Tester {
 }
 
 impl Tester {
-    /// Gets a function ready: a file, and the manifest to take if it carries none. Packets are measured for `measured`,
-    /// and compiled code is kept in `cache`.
+    /// Gets a function ready: a file, and the manifest to take if it carries none. Packets are
+    /// measured for `measured`, and compiled code is kept in `cache`.
     ///
     /// # Errors
     /// When the file cannot be read, or no host would admit it.
@@ -102,7 +103,8 @@ impl Tester {
     /// Runs the tests of a file.
     ///
     /// # Errors
-    /// When a test cannot be done at all: its capture is not there, or it is for the other plane. The error says where it is in the file.
+    /// When a test cannot be done at all: its capture is not there, or it is for the other plane.
+    /// The error says where it is in the file.
     pub fn suite(&mut self, suite: &Document<Suite>, directory: &Path) -> Result<()> {
         for (place, test) in suite.value.tests.iter().enumerate() {
             self.test(test, directory).map_err(|error| match error.downcast::<Invalid>() {

@@ -1,6 +1,7 @@
 //! What functions did to packets, for people.
 //!
-//! Owns: what changed in a packet, in the words of a dissector. Must not know: who followed the packets.
+//! Owns: what changed in a packet, in the words of a dissector. Must not know: who followed the
+//! packets.
 
 use anyhow::Result;
 use weir_spec::{FollowedPacket, TracedPacket, TracedStep};

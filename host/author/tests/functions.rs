@@ -317,7 +317,8 @@ fn messages_in_zig() {
     assert_eq!((report.passed, report.failed), (3, 0), "{}", problems(&report));
 }
 
-/// A function for connections lets go of what comes from the upstream line by line, and takes no connection from 127.0.0.9.
+/// A function for connections lets go of what comes from the upstream line by line, and takes no
+/// connection from 127.0.0.9.
 fn connections_in(language: &str, changes: &[(&str, &str, &str)]) {
     let directory = tempfile::tempdir().unwrap();
     let wasm = changed_template(language, "message", "lines", directory.path(), changes);

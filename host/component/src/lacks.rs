@@ -1,7 +1,7 @@
 //! What a module lacks to become a component of its world.
 //!
-//! `wit-component` stops at the first thing that is missing and names it in its own words; this finds all of it, and says what
-//! whoever built the module can do.
+//! `wit-component` stops at the first thing that is missing and names it in its own words; this
+//! finds all of it, and says what whoever built the module can do.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,8 @@ pub(crate) fn of(module: &[u8], resolve: &Resolve, world: WorldId) -> Vec<String
         .map(|(key, _)| resolve.name_world_key(key))
         .collect();
     for (from, functions) in imports {
-        // Of the form `[export]…`, `[resource-drop]…`, `$root`: for `wit-component`, which knows them.
+        // Of the form `[export]…`, `[resource-drop]…`, `$root`: for `wit-component`, which knows
+        // them.
         let marked = from.starts_with('[') || from.starts_with('$');
         if !marked && !offered.contains(&from) {
             reasons.push(import(&from, &functions, &offered));

@@ -1,7 +1,8 @@
 //! Makes components of core modules, as compilers without a component tool chain give them.
 //!
-//! Owns: the WIT that this host speaks, embedding a world of it, encoding, and saying what a module lacks in the words of
-//! who built it. Must not know: what may run (`weir-sandbox`), files, the command line.
+//! Owns: the WIT that this host speaks, embedding a world of it, encoding, and saying what a module
+//! lacks in the words of who built it. Must not know: what may run (`weir-sandbox`), files, the
+//! command line.
 
 mod lacks;
 mod wasi;
@@ -61,8 +62,9 @@ pub enum Error {
     Encoding(String),
 }
 
-/// Makes a component of a core module. Without `world` the module must carry its component type, as the bindings of
-/// `wit-bindgen` have it; with `world`, that world of [`PACKAGE`] is taken when it carries none.
+/// Makes a component of a core module. Without `world` the module must carry its component type, as
+/// the bindings of `wit-bindgen` have it; with `world`, that world of [`PACKAGE`] is taken when it
+/// carries none.
 ///
 /// # Errors
 /// What is wrong with the module, and what to do about it.

@@ -1,8 +1,9 @@
 //! WASI preview 1 for functions built by toolchains that cannot do without it.
 //!
-//! Owns: the adapter, a core module that answers the calls of `wasi_snapshot_preview1` with what `weir:net/host` has
-//! (`wasi.wat`). A component made with it imports `weir:net` only, so it is admitted, linked and bounded like any other, and
-//! there is no file, socket or environment behind it that could be got hold of.
+//! Owns: the adapter, a core module that answers the calls of `wasi_snapshot_preview1` with what
+//! `weir:net/host` has (`wasi.wat`). A component made with it imports `weir:net` only, so it is
+//! admitted, linked and bounded like any other, and there is no file, socket or environment behind
+//! it that could be got hold of.
 
 use std::fmt::Write as _;
 
@@ -14,7 +15,8 @@ use crate::worlds::wit;
 /// The core module that compilers for WASI make modules import.
 pub(crate) const PREVIEW_1: &str = "wasi_snapshot_preview1";
 
-/// What is refused with `BADF`: there are no files and no sockets. Parameters as `i` (32 bits) and `l` (64 bits).
+/// What is refused with `BADF`: there are no files and no sockets. Parameters as `i` (32 bits) and
+/// `l` (64 bits).
 const REFUSED: [(&str, &str); 31] = [
     ("fd_advise", "illi"),
     ("fd_allocate", "ill"),

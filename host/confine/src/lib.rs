@@ -1,7 +1,7 @@
 //! What a process gives up for good before it works on what strangers made.
 //!
-//! Owns: open files, capabilities, the user of root's processes, system calls. Must not know: what the process is for, nor its namespaces, which
-//! it has from whoever started it.
+//! Owns: open files, capabilities, the user of root's processes, system calls. Must not know: what
+//! the process is for, nor its namespaces, which it has from whoever started it.
 
 mod privileges;
 mod system_calls;
@@ -31,10 +31,12 @@ impl fmt::Display for Missing {
 /// The first file behind standard input, output and errors.
 const BEHIND_STANDARD: libc::c_uint = 3;
 
-/// Leaves this process its standard input, output and errors, memory and threads, and nothing else: it opens no file, makes no socket, starts no
-/// program, signals nobody, and has no capabilities. The answer is what cannot be had; the rest is in force all the same.
+/// Leaves this process its standard input, output and errors, memory and threads, and nothing else:
+/// it opens no file, makes no socket, starts no program, signals nobody, and has no capabilities.
+/// The answer is what cannot be had; the rest is in force all the same.
 ///
-/// To be called before there are threads, which keep what they have, and before a file is opened, which is closed.
+/// To be called before there are threads, which keep what they have, and before a file is opened,
+/// which is closed.
 #[must_use]
 pub fn shut_in() -> Vec<Missing> {
     let layers: [(_, fn() -> Result<(), String>); 4] = [
@@ -62,8 +64,8 @@ pub fn shut_in() -> Vec<Missing> {
 /// # Errors
 /// When the kernel cannot: it is older than 5.9.
 pub fn close(from: libc::c_uint, to: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the caller says which files are in use; all others are nobody's, or belong to values that this process is to
-    // lose.
+    // SAFETY: the caller says which files are in use; all others are nobody's, or belong to values
+    // that this process is to lose.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
     if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -8,11 +8,12 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 /// Whom a process of root becomes.
 const NOBODY: libc::c_long = 65534;
 
-/// Drops those of this thread, which is the only one, and of every program that it could start. `of_root`: a process of root becomes nobody, too;
-/// in a user namespace of its own it need not.
+/// Drops those of this thread, which is the only one, and of every program that it could start.
+/// `of_root`: a process of root becomes nobody, too; in a user namespace of its own it need not.
 ///
 /// # Errors
-/// When it cannot become somebody else, and then the capabilities are dropped all the same; or when these cannot be dropped.
+/// When it cannot become somebody else, and then the capabilities are dropped all the same; or when
+/// these cannot be dropped.
 pub fn drop_capabilities(of_root: bool) -> io::Result<()> {
     for number in 0..64 {
         // SAFETY: takes numbers; says that it does not know one, or that there is nothing to drop.

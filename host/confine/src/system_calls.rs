@@ -1,5 +1,5 @@
-//! The system calls of a process that is shut in, by seccomp: what it needs when everything is open. All others fail with `EPERM`. Threads may be
-//! started, processes not.
+//! The system calls of a process that is shut in, by seccomp: what it needs when everything is
+//! open. All others fail with `EPERM`. Threads may be started, processes not.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use seccompiler::{
 pub enum SystemCalls {
     /// It reads a question and writes an answer.
     OfAChild,
-    /// Beside that it has an event loop, sockets that it was given, and shared memory. Memory may be made executable in both: a worker's engine maps
-    /// code that the host has compiled.
+    /// Beside that it has an event loop, sockets that it was given, and shared memory. Memory may
+    /// be made executable in both: a worker's engine maps code that the host has compiled.
     OfAWorker,
 }
 
@@ -92,8 +92,9 @@ const OLD: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll];
 const OLD: &[libc::c_long] = &[];
 
 impl SystemCalls {
-    /// Refuses all others to this thread and to those that it will start. It has to have no new privileges. By two filters, because one has one
-    /// answer for all that it refuses: libc tries `clone` only if `clone3`, whose arguments cannot be looked at, is said not to be there.
+    /// Refuses all others to this thread and to those that it will start. It has to have no new
+    /// privileges. By two filters, because one has one answer for all that it refuses: libc tries
+    /// `clone` only if `clone3`, whose arguments cannot be looked at, is said not to be there.
     ///
     /// # Errors
     /// When the kernel has no such filters.

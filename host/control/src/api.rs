@@ -1,8 +1,8 @@
 //! The HTTP API under `/v1`, `/metrics`, `/healthz`, `/readyz` and `/openapi.json`.
 //!
-//! Owns: paths, bodies, status codes, who may call what, the OpenAPI document (made from the handlers
-//! themselves, so that it cannot say something else), limits of sizes and times. Handlers are thin: what
-//! they do is done by [`crate::Control`], on threads where it may block.
+//! Owns: paths, bodies, status codes, who may call what, the OpenAPI document (made from the
+//! handlers themselves, so that it cannot say something else), limits of sizes and times. Handlers
+//! are thin: what they do is done by [`crate::Control`], on threads where it may block.
 
 mod asked;
 mod chains;
@@ -90,7 +90,8 @@ impl Api {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes something for this caller. What blocks goes on when its client has gone, and has its place until it is done.
+    /// Changes something for this caller. What blocks goes on when its client has gone, and has its
+    /// place until it is done.
     async fn change<T: Send + 'static>(
         &self,
         caller: &Caller,
@@ -104,7 +105,8 @@ impl Api {
         .await
     }
 
-    /// Does something that blocks for a caller that has sent a body or waited for its place: it may have lost its token meanwhile.
+    /// Does something that blocks for a caller that has sent a body or waited for its place: it may
+    /// have lost its token meanwhile.
     async fn begin<T: Send + 'static>(
         &self,
         caller: &Caller,
@@ -118,7 +120,8 @@ impl Api {
         .await
     }
 
-    /// Shows this caller something that may be large: it is made where it may block, and sent as it is taken.
+    /// Shows this caller something that may be large: it is made where it may block, and sent as it
+    /// is taken.
     async fn show<T: Serialize>(
         &self,
         caller: &Caller,
@@ -145,7 +148,8 @@ impl Api {
         Ok((kind, extract::etag(tag.as_deref()), Pieces::new(text, place)).into_response())
     }
 
-    /// Does something that blocks. What can make a tenant wait for long has a place first, as in [`Self::change`].
+    /// Does something that blocks. What can make a tenant wait for long has a place first, as in
+    /// [`Self::change`].
     async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Control) -> Result<T, ControlError> + Send + 'static,
@@ -207,8 +211,8 @@ fn routes() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct OfTenant {
-    /// Whose things are meant. Without it: the token's tenant; for who has none all of them in a list,
-    /// and `default` elsewhere.
+    /// Whose things are meant. Without it: the token's tenant; for who has none all of them in a
+    /// list, and `default` elsewhere.
     tenant: Option<Name>,
 }
 

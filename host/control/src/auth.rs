@@ -1,8 +1,8 @@
 //! Who calls, and what they may do.
 //!
-//! The Unix socket is for whoever may open it (mode 0600): it speaks for the administrator. On TCP a bearer
-//! token is needed. Tokens are compared by their SHA-256, all of them, in constant time, so that the time an
-//! answer takes tells nothing.
+//! The Unix socket is for whoever may open it (mode 0600): it speaks for the administrator. On TCP
+//! a bearer token is needed. Tokens are compared by their SHA-256, all of them, in constant time,
+//! so that the time an answer takes tells nothing.
 
 use std::sync::{PoisonError, RwLock};
 

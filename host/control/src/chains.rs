@@ -24,13 +24,14 @@ use crate::steering::{self, advice, has};
 use crate::store::{ChainId, ChainRecord, FunctionId, Running, State, StoreError};
 use crate::time;
 
-/// Tenants whose chains are deployed at the same time when the host starts: what is compiled takes memory.
+/// Tenants whose chains are deployed at the same time when the host starts: what is compiled takes
+/// memory.
 const RESTORED_AT_ONCE: usize = 16;
 /// Why a chain does not run whose turn is still to come.
 const NOT_YET: &str = "it is not deployed yet: the host is starting";
 
-/// Pauses before chains are tried again for which the machine had no memory, processes or threads: the first, and the longest, each twice
-/// as long as the one before.
+/// Pauses before chains are tried again for which the machine had no memory, processes or threads:
+/// the first, and the longest, each twice as long as the one before.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_AT_LEAST: Duration = Duration::from_secs(512);
 
@@ -40,7 +41,8 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     /// The port that is down; when it is there again, the chain is deployed.
     waits_for: Option<Name>,
-    /// Wasm of its functions is not what was stored; when that is pushed again, the chain is deployed.
+    /// Wasm of its functions is not what was stored; when that is pushed again, the chain is
+    /// deployed.
     damaged: bool,
     /// It is the machine that lacks something, which may be there later.
     passes: bool,
@@ -128,7 +130,8 @@ pub struct Applied {
     pub tag: String,
 }
 
-/// Says that a chain sends back what it only looks at: whoever meant a monitor at a mirror port has made a loop.
+/// Says that a chain sends back what it only looks at: whoever meant a monitor at a mirror port has
+/// made a loop.
 fn echo(deployment: &Deployment) -> Option<String> {
     let chain = &deployment.chain;
     let from = chain.from.as_ref().filter(|_| chain.to.is_none())?;
@@ -202,7 +205,8 @@ impl Control {
         state.chains.get(id).map(drop).ok_or_else(|| no_chain(&state, id))
     }
 
-    /// Deploys a chain, or changes the one of the same name to this, if that is what the condition says.
+    /// Deploys a chain, or changes the one of the same name to this, if that is what the condition
+    /// says.
     ///
     /// # Errors
     /// When it is wrong, names functions or ports that are not there, or the data plane refuses it.
@@ -302,7 +306,8 @@ impl Control {
     /// Takes a chain down and forgets it.
     ///
     /// # Errors
-    /// When there is none of that name, it is not as the condition says, a version is being tried in it, or steering rules name it.
+    /// When there is none of that name, it is not as the condition says, a version is being tried
+    /// in it, or steering rules name it.
     pub(crate) fn remove_chain(
         &self,
         id: &ChainId,
@@ -334,8 +339,8 @@ impl Control {
         Ok(())
     }
 
-    /// At the start: what the store holds is not deployed yet. Rules are in force from now on, so that no packet passes where they do
-    /// not want it.
+    /// At the start: what the store holds is not deployed yet. Rules are in force from now on, so
+    /// that no packet passes where they do not want it.
     pub(crate) fn expect_chains(&self) {
         let state = self.store.state();
         let chains: Vec<_> = state.chains.iter().map(|(id, record)| (id, &record.chain)).collect();
@@ -345,8 +350,9 @@ impl Control {
         self.failed().extend(state.chains.keys().map(not_yet));
     }
 
-    /// Deploys what the store holds, and comes back when that is done. Tenants are served side by side, and what of theirs is changed
-    /// meanwhile waits for one chain at most. A chain that cannot be deployed is reported, and holds up nothing.
+    /// Deploys what the store holds, and comes back when that is done. Tenants are served side by
+    /// side, and what of theirs is changed meanwhile waits for one chain at most. A chain that
+    /// cannot be deployed is reported, and holds up nothing.
     pub fn restore(&self) {
         let state = self.store.state();
         let mut tenants = BTreeMap::<&Name, VecDeque<&ChainId>>::new();
@@ -378,8 +384,8 @@ impl Control {
         self.warn_of_listeners_without_chains();
     }
 
-    /// Behind [`Self::restore`]: tries again what the machine had no memory, processes or threads for, more and more seldom, and comes back
-    /// when all of it runs, or the host stops.
+    /// Behind [`Self::restore`]: tries again what the machine had no memory, processes or threads
+    /// for, more and more seldom, and comes back when all of it runs, or the host stops.
     pub fn restore_again(&self) {
         let mut pause = AGAIN_AFTER;
         loop {
@@ -418,8 +424,8 @@ impl Control {
         }
     }
 
-    /// Deploys a chain that does not run; whether it does by that. `at`: the port that is there again, which may have gone once more
-    /// before the chain has it.
+    /// Deploys a chain that does not run; whether it does by that. `at`: the port that is there
+    /// again, which may have gone once more before the chain has it.
     fn restore_chain(&self, id: &ChainId, at: Option<&Name>) -> bool {
         let turn = self.turn(&id.tenant);
         let _turn = turn.take();
@@ -458,8 +464,8 @@ impl Control {
         true
     }
 
-    /// Wasm of this digest is there again, if it was not: deploys the tenant's chains that do not run because some of theirs was damaged. Waits
-    /// for the tenant's turn.
+    /// Wasm of this digest is there again, if it was not: deploys the tenant's chains that do not
+    /// run because some of theirs was damaged. Waits for the tenant's turn.
     pub(crate) fn deploy_mended(&self, tenant: &Name, digest: &str) {
         let state = self.store.state();
         let has = |record: &ChainRecord| {
@@ -487,7 +493,8 @@ impl Control {
         }
     }
 
-    /// A port of a tenant's can be had again: deploys its chains, from a thread that waits for the tenant's turn.
+    /// A port of a tenant's can be had again: deploys its chains, from a thread that waits for the
+    /// tenant's turn.
     pub(crate) fn deploy_at(self: &Arc<Self>, tenant: Name, port: Name) {
         let control = Arc::clone(self);
         let thread = std::thread::Builder::new().name("weir-restore".to_owned());
@@ -503,7 +510,8 @@ impl Control {
         }
     }
 
-    /// The chains that wait for this port, or have had it since before it was down: those are taken down.
+    /// The chains that wait for this port, or have had it since before it was down: those are taken
+    /// down.
     fn to_deploy_at(&self, tenant: &Name, port: &Name) -> Vec<ChainId> {
         let turn = self.turn(tenant);
         let _turn = turn.take();
@@ -545,8 +553,8 @@ impl Control {
         [chain.from.as_ref(), chain.to.as_ref(), beside].contains(&Some(port))
     }
 
-    /// Puts the data plane back to what the store says: that could not be written, or the data plane came only halfway to
-    /// something else.
+    /// Puts the data plane back to what the store says: that could not be written, or the data
+    /// plane came only halfway to something else.
     fn put_back(&self, state: &State, id: &ChainId) {
         let redeploy = |record: &ChainRecord| {
             let versions: Vec<_> = record.running.iter().map(|r| r.version.clone()).collect();
@@ -596,7 +604,8 @@ impl Control {
                 let help = advice(port, &own, "ports are in the host's configuration file");
                 return Err(ControlError::conflict_at(Invalid::at(key, message).help(help)));
             }
-            // One of another tenant's that is there cannot have it, and is nothing that this one may know of.
+            // One of another tenant's that is there cannot have it, and is nothing that this one
+            // may know of.
             let there = state.chains.iter().filter(|(other, record)| {
                 *other != id
                     && other.tenant == id.tenant
@@ -616,7 +625,8 @@ impl Control {
         Ok(())
     }
 
-    /// Says that no listener makes messages for a chain: its name may be mistyped, or the listener another tenant's.
+    /// Says that no listener makes messages for a chain: its name may be mistyped, or the listener
+    /// another tenant's.
     fn unheard(&self, id: &ChainId, chain: &Chain) -> Option<String> {
         if chain.plane() != Plane::Message {
             return None;
@@ -668,8 +678,8 @@ impl Control {
         Ok(())
     }
 
-    /// Whether no version is being tried of a function that a chain has, or is to have: a trial is one of all chains that have the function,
-    /// from its begin to its end.
+    /// Whether no version is being tried of a function that a chain has, or is to have: a trial is
+    /// one of all chains that have the function, from its begin to its end.
     fn check_no_trial(
         &self,
         state: &State,
@@ -693,7 +703,8 @@ impl Control {
         Ok(())
     }
 
-    /// Linear memories of a chain with these versions, all its instances together. Components of `wasi:http` have theirs for a request.
+    /// Linear memories of a chain with these versions, all its instances together. Components of
+    /// `wasi:http` have theirs for a request.
     pub(crate) fn memories<'v>(
         &self,
         state: &State,
@@ -750,7 +761,8 @@ impl Control {
         quota::check_memories(&self.quota(), tenant, had, then + wanted)
     }
 
-    /// Functions of a chain, by place, that want more time than this host gives them, and what is to be said of that.
+    /// Functions of a chain, by place, that want more time than this host gives them, and what is
+    /// to be said of that.
     fn late_functions<'a>(
         &self,
         state: &'a State,

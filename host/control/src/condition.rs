@@ -1,4 +1,5 @@
-//! Whether something is still what whoever changes it believes it to be: `If-Match` and `If-None-Match` of HTTP.
+//! Whether something is still what whoever changes it believes it to be: `If-Match` and
+//! `If-None-Match` of HTTP.
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};

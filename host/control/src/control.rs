@@ -1,8 +1,8 @@
 //! The control plane itself: what it consists of, how it starts and stops.
 //!
-//! Changes of one tenant's things come one after the other, those of different tenants at the same time: a
-//! tenant whose uploads take long to link holds up nobody else. Each change is first made on the data plane,
-//! then written to the store; if that fails, the data plane is put back.
+//! Changes of one tenant's things come one after the other, those of different tenants at the same
+//! time: a tenant whose uploads take long to link holds up nobody else. Each change is first made
+//! on the data plane, then written to the store; if that fails, the data plane is put back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc;
@@ -44,8 +44,8 @@ pub struct Control {
     pub(crate) listeners: RwLock<Vec<Listener>>,
     /// Swaps whose new version is watched.
     pub(crate) watches: Mutex<BTreeMap<FunctionId, Watch>>,
-    /// Chains that are stored and do not run, and why: they could not be deployed at the start, or are not yet, or not again after a change
-    /// that failed.
+    /// Chains that are stored and do not run, and why: they could not be deployed at the start, or
+    /// are not yet, or not again after a change that failed.
     pub(crate) failed: Mutex<BTreeMap<ChainId, Failure>>,
     /// How often a tenant's steering rules were replaced since the start.
     pub(crate) steered: Mutex<BTreeMap<Name, u64>>,
@@ -94,16 +94,18 @@ pub struct Status {
     /// Steering rules, by tenant.
     #[serde(default)]
     pub steering: BTreeMap<Name, SteeringStatus>,
-    /// Why the host's configuration was not taken when it was read again last, or what of it is not in force now: files of certificates
-    /// that were read again and are no good. None: all is taken, or there was no reason to read it. The whole of it is for the
-    /// administrator: the line that is wrong can be a token's.
+    /// Why the host's configuration was not taken when it was read again last, or what of it is not
+    /// in force now: files of certificates that were read again and are no good. None: all is
+    /// taken, or there was no reason to read it. The whole of it is for the administrator: the line
+    /// that is wrong can be a token's.
     #[serde(default)]
     pub config_problem: Option<String>,
-    /// Why the store takes no changes now; none: it does. For a tenant without where it is and how full its disk.
+    /// Why the store takes no changes now; none: it does. For a tenant without where it is and how
+    /// full its disk.
     #[serde(default)]
     pub store_problem: Option<String>,
-    /// Requests to the API that were refused, by status: 401 without a token that the host knows, 403 with one that is not for this. For whoever
-    /// may know of all tenants.
+    /// Requests to the API that were refused, by status: 401 without a token that the host knows,
+    /// 403 with one that is not for this. For whoever may know of all tenants.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub api_refused: BTreeMap<String, u64>,
 }
@@ -119,7 +121,8 @@ impl Status {
 }
 
 impl Control {
-    /// Starts with what the store holds. Its chains are there, but none is deployed before [`Self::restore`] is called.
+    /// Starts with what the store holds. Its chains are there, but none is deployed before
+    /// [`Self::restore`] is called.
     ///
     /// # Errors
     /// When there is no thread for it, or a token's file cannot be read.
@@ -175,8 +178,9 @@ impl Control {
         Ok(control)
     }
 
-    /// Takes over what may be changed while running and needs nobody's consent: tokens, quotas, how long a version is watched. A token that is
-    /// taken away is worthless from now on, whatever becomes of the rest.
+    /// Takes over what may be changed while running and needs nobody's consent: tokens, quotas, how
+    /// long a version is watched. A token that is taken away is worthless from now on, whatever
+    /// becomes of the rest.
     ///
     /// # Errors
     /// When a token's file cannot be read, or tokens are none; then nothing has changed.
@@ -189,7 +193,8 @@ impl Control {
         Ok(())
     }
 
-    /// Tells what came of reading the configuration again: what does not hold yet, or why it was not taken.
+    /// Tells what came of reading the configuration again: what does not hold yet, or why it was
+    /// not taken.
     pub fn reloaded(&self, outcome: Result<&[String], &str>) {
         self.has_config_problem(outcome.err().map(str::to_owned));
         let (kind, message) = match outcome {
@@ -210,8 +215,8 @@ impl Control {
         *self.config_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
-    /// Has other listeners, while nobody changes chains that they have. Who has the same as before changes what he likes. Answers with what
-    /// does not hold yet.
+    /// Has other listeners, while nobody changes chains that they have. Who has the same as before
+    /// changes what he likes. Answers with what does not hold yet.
     ///
     /// # Errors
     /// When a listener cannot be had, or the host stops; then listeners are as they were.
@@ -305,7 +310,8 @@ impl Control {
         self.tokens.caller(token, &self.store.state())
     }
 
-    /// Whether this caller may still do what it might when it came: its token is there, and is what it was.
+    /// Whether this caller may still do what it might when it came: its token is there, and is what
+    /// it was.
     pub(crate) fn knows(&self, caller: &Caller) -> bool {
         self.tokens.know(caller, &self.store.state())
     }
@@ -348,8 +354,8 @@ impl Control {
         }
     }
 
-    /// Why the configuration was not taken when it was read last, or what of it listeners do not have; what it says is for the
-    /// administrator.
+    /// Why the configuration was not taken when it was read last, or what of it listeners do not
+    /// have; what it says is for the administrator.
     fn config_problem(&self, listeners: &[ListenerStatus], whole: bool) -> Option<String> {
         let problem = self.config_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let of_listeners = listeners.iter().flat_map(|listener| {
@@ -395,8 +401,8 @@ impl Control {
     }
 }
 
-/// What a tenant has of its own while somebody has it or waits for it; others are as new ones, and perhaps of tenants that are gone: they
-/// go when another tenant comes.
+/// What a tenant has of its own while somebody has it or waits for it; others are as new ones, and
+/// perhaps of tenants that are gone: they go when another tenant comes.
 pub(crate) fn by_tenant<K: Ord + Clone, T>(
     all: &mut BTreeMap<K, Arc<T>>,
     tenant: &K,
@@ -408,7 +414,8 @@ pub(crate) fn by_tenant<K: Ord + Clone, T>(
     Arc::clone(all.entry(tenant.clone()).or_insert_with(|| Arc::new(new())))
 }
 
-/// A tenant's turn, had or waited for; [`Turn::take`] waits for it. Who came first gets it first, also when one asks again and again.
+/// A tenant's turn, had or waited for; [`Turn::take`] waits for it. Who came first gets it first,
+/// also when one asks again and again.
 pub(crate) struct Turn(Arc<tokio::sync::Mutex<()>>);
 
 impl Turn {
@@ -416,7 +423,8 @@ impl Turn {
         self.0.blocking_lock()
     }
 
-    /// Takes all of them. While it waits for one it has no other, unless there is always somebody who has one.
+    /// Takes all of them. While it waits for one it has no other, unless there is always somebody
+    /// who has one.
     fn take_all(turns: &[Self]) -> Vec<tokio::sync::MutexGuard<'_, ()>> {
         /// Times that it begins anew.
         const TRIES: usize = 16;

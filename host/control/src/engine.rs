@@ -1,8 +1,8 @@
 //! What the control plane needs of the data plane, as a trait: the only thing it knows of it.
 //!
-//! All methods may be called from any thread and may block (compilation takes its time), but none of them may
-//! hold up a worker for longer than it takes to publish at a burst boundary. Calls for one chain come one
-//! after the other; calls for different tenants' chains come at the same time.
+//! All methods may be called from any thread and may block (compilation takes its time), but none
+//! of them may hold up a worker for longer than it takes to publish at a burst boundary. Calls for
+//! one chain come one after the other; calls for different tenants' chains come at the same time.
 
 mod status;
 
@@ -78,7 +78,8 @@ impl TrialKind {
     }
 }
 
-/// Why the data plane did not do what it was asked to. Nothing has changed then, but for [`EngineError::Lost`].
+/// Why the data plane did not do what it was asked to. Nothing has changed then, but for
+/// [`EngineError::Lost`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// What was asked for is at fault: a function does not compile, or refuses its configuration.
@@ -87,8 +88,8 @@ pub enum EngineError {
     /// The same about a value of the chain.
     #[error("{0}")]
     At(Invalid),
-    /// A port of the chain is down, because what it needs is not there. The data plane tries it again, and tells of it by
-    /// [`EngineEvent::PortBack`].
+    /// A port of the chain is down, because what it needs is not there. The data plane tries it
+    /// again, and tells of it by [`EngineEvent::PortBack`].
     #[error("{message}")]
     NoPort {
         /// Its name.
@@ -113,8 +114,8 @@ pub enum EngineError {
     /// A bug of ours.
     #[error("internal error: {0}")]
     Internal(String),
-    /// [`Engine::deploy`] did not come to its end, and what the chain was before does not run any more, or not all of it: whoever asked
-    /// deploys that again.
+    /// [`Engine::deploy`] did not come to its end, and what the chain was before does not run any
+    /// more, or not all of it: whoever asked deploys that again.
     #[error(transparent)]
     Lost(Box<Self>),
 }
@@ -148,7 +149,8 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// A trial ended by itself where it says, for a reason that tells nothing about its version: it is to be ended everywhere.
+    /// A trial ended by itself where it says, for a reason that tells nothing about its version: it
+    /// is to be ended everywhere.
     TrialEnded {
         /// In which chain.
         chain: ChainId,
@@ -159,7 +161,8 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// The link of a port is up, after it was down, or the port works again after its device was away.
+    /// The link of a port is up, after it was down, or the port works again after its device was
+    /// away.
     PortUp {
         /// Whose port it is.
         tenant: Name,
@@ -168,7 +171,8 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// A port that was down can be had again: chains that wait for it can be deployed, and those that have had it since before deployed anew.
+    /// A port that was down can be had again: chains that wait for it can be deployed, and those
+    /// that have had it since before deployed anew.
     PortBack {
         /// Whose port it is.
         tenant: Name,
@@ -177,7 +181,8 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
-    /// A device went away that a port or a listener has, or its link went down; or a port cannot be opened, for this reason now.
+    /// A device went away that a port or a listener has, or its link went down; or a port cannot be
+    /// opened, for this reason now.
     PortDown {
         /// Whose port or listener it is.
         tenant: Name,
@@ -220,8 +225,9 @@ pub type EventSink = Box<dyn Fn(EngineEvent) + Send + Sync>;
 
 /// Packets of a chain that are copied; see [`Engine::tap`].
 pub trait Tap: Send {
-    /// Takes those since the last time, in the form that was asked for; perhaps none. None when it has ended: there were as many packets as were
-    /// asked for, the time is up, or the chain was taken down or got other functions.
+    /// Takes those since the last time, in the form that was asked for; perhaps none. None when it
+    /// has ended: there were as many packets as were asked for, the time is up, or the chain was
+    /// taken down or got other functions.
     fn take(&mut self) -> Option<Vec<u8>>;
 }
 
@@ -248,10 +254,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Deploys a chain, or replaces the one of the same id.
     ///
     /// # Errors
-    /// When it cannot be made ready; what ran before still runs, unless it is [`EngineError::Lost`].
+    /// When it cannot be made ready; what ran before still runs, unless it is
+    /// [`EngineError::Lost`].
     fn deploy(&self, deployment: Deployment) -> Result<Published, EngineError>;
 
-    /// Takes a chain down; its packets are sent or counted as dropped. Does nothing when there is none.
+    /// Takes a chain down; its packets are sent or counted as dropped. Does nothing when there is
+    /// none.
     ///
     /// # Errors
     /// When its ports cannot write what they have; it is down nevertheless.
@@ -279,7 +287,8 @@ pub trait Engine: Send + Sync + 'static {
         kind: TrialKind,
     ) -> Result<Published, EngineError>;
 
-    /// Gives a canary another share of the flows, in percent; flows that it has stay with it when that grows.
+    /// Gives a canary another share of the flows, in percent; flows that it has stay with it when
+    /// that grows.
     ///
     /// # Errors
     /// When there is none.
@@ -293,7 +302,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes a canary the running version.
     ///
     /// # Errors
-    /// When there is none, or it refuses the state; the old one still runs then, and the trial is over.
+    /// When there is none, or it refuses the state; the old one still runs then, and the trial is
+    /// over.
     fn promote(&self, chain: &ChainId, function: &Name) -> Result<Published, EngineError>;
 
     /// Ends a trial; its packets go to the running version. Does nothing when there is none.
@@ -302,29 +312,33 @@ pub trait Engine: Send + Sync + 'static {
     /// When the data plane is gone.
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError>;
 
-    /// These chains are to be deployed: what rules send to them is nobody else's until then, and what rules drop at their ports, or at others
-    /// that no chain has, is dropped from now on. Called at the start behind the rules, and when a port came back or a chain was taken down
+    /// These chains are to be deployed: what rules send to them is nobody else's until then, and
+    /// what rules drop at their ports, or at others that no chain has, is dropped from now on.
+    /// Called at the start behind the rules, and when a port came back or a chain was taken down
     /// that is to come back; [`Self::deploy`] and [`Self::undeploy`] say where chains are else.
     fn expect(&self, chains: &[(&ChainId, &Chain)]) {
         let _ = chains;
     }
 
-    /// Replaces a tenant's steering rules, on all workers, each at a burst boundary. The answer is the longest time for
-    /// which a worker's data path stood still. Chains that rules name need not be deployed yet: at the start of the
-    /// host the rules come first, so that no packet passes where they do not want it.
+    /// Replaces a tenant's steering rules, on all workers, each at a burst boundary. The answer is
+    /// the longest time for which a worker's data path stood still. Chains that rules name need not
+    /// be deployed yet: at the start of the host the rules come first, so that no packet passes
+    /// where they do not want it.
     ///
     /// # Errors
     /// When the data plane has no room for them; those before are still in force.
     fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError>;
 
-    /// What became of each of a tenant's steering rules, in the order of the rules; empty while nothing counts.
+    /// What became of each of a tenant's steering rules, in the order of the rules; empty while
+    /// nothing counts.
     fn steering(&self, tenant: &Name) -> Vec<RuleStatus>;
 
-    /// Those of a tenant's steering rules that decide nothing, because an earlier one means all of their packets: places from 0, of
-    /// the rule and of the earlier one.
+    /// Those of a tenant's steering rules that decide nothing, because an earlier one means all of
+    /// their packets: places from 0, of the rule and of the earlier one.
     fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize>;
 
-    /// Follows packets through a running chain, for as long as the request says, or until there are as many.
+    /// Follows packets through a running chain, for as long as the request says, or until there are
+    /// as many.
     ///
     /// # Errors
     /// When the chain has no functions for packets, or is being traced.
@@ -347,8 +361,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What a function logged, oldest first.
     fn log(&self, chain: &ChainId, function: &Name) -> FunctionLog;
 
-    /// Has the listeners of a configuration that was read again, and reads certificates again. Answers with what is still to be done for
-    /// it to hold as a whole, for people.
+    /// Has the listeners of a configuration that was read again, and reads certificates again.
+    /// Answers with what is still to be done for it to hold as a whole, for people.
     ///
     /// # Errors
     /// When a listener cannot be as it says; then all are as they were.
@@ -362,7 +376,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Says where events go, once, before anything is deployed.
     fn subscribe(&self, sink: EventSink);
 
-    /// Stops receiving, finishes what is under way, flushes ports and ends all chains, for at most this long.
+    /// Stops receiving, finishes what is under way, flushes ports and ends all chains, for at most
+    /// this long.
     fn drain(&self, deadline: Duration) -> Drained;
 }
 

@@ -7,7 +7,8 @@ use weir_spec::{Invalid, Name, did_you_mean};
 use crate::engine::EngineError;
 use crate::store::StoreError;
 
-/// See each variant. Nothing has changed when one of these is given back; where that could not be, an event says so.
+/// See each variant. Nothing has changed when one of these is given back; where that could not be,
+/// an event says so.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// There is no such thing, or it is another tenant's.

@@ -14,7 +14,8 @@ const KEPT: usize = 1024;
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Grows by one from event to event, from the milliseconds since 1970 at the host's start: larger than those before it.
+    /// Grows by one from event to event, from the milliseconds since 1970 at the host's start:
+    /// larger than those before it.
     pub id: u64,
     /// When, RFC 3339.
     #[schema(format = DateTime)]
@@ -30,7 +31,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// Leaves out what is for the administrator alone: a line of the configuration that is wrong can be a token's.
+    /// Leaves out what is for the administrator alone: a line of the configuration that is wrong
+    /// can be a token's.
     pub(crate) fn without_secrets(self) -> Self {
         match self.kind {
             EventKind::ReloadRefused => {
@@ -69,7 +71,8 @@ pub enum EventKind {
     RolledBack,
     /// A function faulted.
     Fault,
-    /// A device went away that a port or a listener has, or its link went down; or a port cannot be opened.
+    /// A device went away that a port or a listener has, or its link went down; or a port cannot be
+    /// opened.
     PortDown,
     /// A link is up that was down, or a port can be had that was away.
     PortUp,
@@ -91,7 +94,8 @@ pub enum EventKind {
     TokenMade,
     /// A tenant's token was removed.
     TokenRemoved,
-    /// Events before this one are not kept any more, of which whoever asks has not seen the last ones.
+    /// Events before this one are not kept any more, of which whoever asks has not seen the last
+    /// ones.
     Lost,
     /// Anything else.
     Note,
@@ -146,7 +150,8 @@ struct Kept {
     last: u64,
     /// By whose things they are about.
     events: BTreeMap<Option<Name>, Ring>,
-    /// Those of tenants that are gone, the last to go behind the others. No more than of one that is there.
+    /// Those of tenants that are gone, the last to go behind the others. No more than of one that
+    /// is there.
     gone: Ring,
 }
 
@@ -223,7 +228,8 @@ impl Events {
         self.last.send_replace(last);
     }
 
-    /// A tenant is gone: who sees all events still sees its last ones, and whoever has its name next sees none of them.
+    /// A tenant is gone: who sees all events still sees its last ones, and whoever has its name
+    /// next sees none of them.
     pub(crate) fn forget(&self, tenant: &Name) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let Ring { events, dropped } =
@@ -232,9 +238,10 @@ impl Events {
         kept.gone.extend(events);
     }
 
-    /// The events kept after this number: all, or those of one tenant. Whoever has seen some, of this start or of one before, and has missed
-    /// others since this start is told so by an event of its own. A number that none has yet is of a start when the clock was ahead: then all
-    /// that are kept come after it.
+    /// The events kept after this number: all, or those of one tenant. Whoever has seen some, of
+    /// this start or of one before, and has missed others since this start is told so by an event
+    /// of its own. A number that none has yet is of a start when the clock was ahead: then all that
+    /// are kept come after it.
     #[must_use]
     pub fn after(&self, tenant: Option<&Name>, id: u64) -> Vec<Event> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,7 +16,8 @@ use crate::quota;
 use crate::store::{FunctionId, FunctionRecord, State, VersionRecord, hex};
 use crate::time;
 
-/// Characters of a version that is pushed: it is in the log, in events, and in each chain that has it.
+/// Characters of a version that is pushed: it is in the log, in events, and in each chain that has
+/// it.
 const VERSION_MAX: usize = 128;
 
 /// A function, as the API shows it.
@@ -187,8 +188,9 @@ impl Control {
         Ok(show(&state, id, record))
     }
 
-    /// Takes an upload: checks it, compiles it, stores it. Without a version it is that of its manifest, or
-    /// the patch after the newest. Chains that do not run because this Wasm was damaged are deployed then.
+    /// Takes an upload: checks it, compiles it, stores it. Without a version it is that of its
+    /// manifest, or the patch after the newest. Chains that do not run because this Wasm was
+    /// damaged are deployed then.
     ///
     /// # Errors
     /// When it is refused, the version exists with other content, or the store is full.
@@ -230,7 +232,8 @@ impl Control {
             let bytes = wasm.len() as u64;
             version_of(&self.quota(), state, id, wanted.as_ref(), digest, bytes, &report)
         };
-        // Before the compiler has its time and the code its place on the disk; and again then, since others push, too.
+        // Before the compiler has its time and the code its place on the disk; and again then,
+        // since others push, too.
         taken(&self.store.state(), &hex(&Sha256::digest(wasm)))?;
         let compiled_in = self.engine.compile(wasm).map_err(|error| match error {
             EngineError::Refused(reason) => ControlError::Upload { reasons: vec![reason] },
@@ -378,7 +381,8 @@ pub(crate) fn manifest_of(report: &CheckReport) -> Result<Manifest, ControlError
     }
 }
 
-/// Which version an upload becomes, or is already: the one that is wanted, or else the next. One that is there has the same content.
+/// Which version an upload becomes, or is already: the one that is wanted, or else the next. One
+/// that is there has the same content.
 fn version_of(
     quota: &Quota,
     state: &State,
@@ -415,13 +419,15 @@ fn version_of(
     Ok(version)
 }
 
-/// The version of an upload that does not say: that of the same content, or the patch after the highest.
+/// The version of an upload that does not say: that of the same content, or the patch after the
+/// highest.
 fn next_version(record: &FunctionRecord, digest: &str) -> Version {
     let same = record.versions.iter().rev().find(|(_, r)| r.digest == digest);
     match (same, record.versions.last_key_value()) {
         (Some((version, _)), _) => version.clone(),
         (None, Some((last, _))) if last.pre.is_empty() => {
-            // After the last number there is there is none: the push is refused, since that version has other content.
+            // After the last number there is there is none: the push is refused, since that version
+            // has other content.
             Version::new(last.major, last.minor, last.patch.saturating_add(1))
         }
         (None, Some((last, _))) => Version::new(last.major, last.minor, last.patch),
@@ -429,7 +435,8 @@ fn next_version(record: &FunctionRecord, digest: &str) -> Version {
     }
 }
 
-/// `chain a` or `chains a, b`: those that use a function, or run one version of it. Empty if there are none.
+/// `chain a` or `chains a, b`: those that use a function, or run one version of it. Empty if there
+/// are none.
 fn users(state: &State, id: &FunctionId, version: Option<&Version>) -> String {
     let runs = |running: &Version| version.is_none_or(|version| version == running);
     let mut chains: Vec<_> = state

@@ -1,8 +1,8 @@
 //! The control plane: what the host remembers, its HTTP API, and how new versions come in.
 //!
-//! Owns: the durable [`store`], the rules of rolling out versions, tenants and tokens, events, metrics, the
-//! API with its OpenAPI document. Must not know: Wasm, pools, ports, workers. What it needs of the data
-//! plane is the trait [`engine::Engine`].
+//! Owns: the durable [`store`], the rules of rolling out versions, tenants and tokens, events,
+//! metrics, the API with its OpenAPI document. Must not know: Wasm, pools, ports, workers. What it
+//! needs of the data plane is the trait [`engine::Engine`].
 //!
 //! ```text
 //!   api::serve -> api::handlers -> Control --- Store (redb, files)

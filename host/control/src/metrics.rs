@@ -1,5 +1,5 @@
-//! `/metrics`: the status in OpenMetrics text, or in the text of before. Everything is counted by the data plane; this only writes it down,
-//! so that nothing is spent on it when nobody scrapes.
+//! `/metrics`: the status in OpenMetrics text, or in the text of before. Everything is counted by
+//! the data plane; this only writes it down, so that nothing is spent on it when nobody scrapes.
 
 use std::sync::atomic::AtomicU64;
 
@@ -108,8 +108,8 @@ impl Format {
     }
 }
 
-/// The status in this format, with what there is to say of the process. What has not happened yet for one of these reasons is 0, so that its
-/// first time is seen to be one.
+/// The status in this format, with what there is to say of the process. What has not happened yet
+/// for one of these reasons is 0, so that its first time is seen to be one.
 #[must_use]
 pub(crate) fn encode(
     status: &Status,
@@ -152,7 +152,8 @@ impl Process {
         let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
         let fields: Vec<u64> =
             fields.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
-        // From the fourth of proc_pid_stat(5) on: `utime` is the 14th, `stime` the 15th, `rss` the 24th.
+        // From the fourth of proc_pid_stat(5) on: `utime` is the 14th, `stime` the 15th, `rss` the
+        // 24th.
         let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0) as f64;
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -517,7 +518,8 @@ fn times(registry: &mut Registry, status: &Status) {
     }
 }
 
-/// Bounds of buckets in nanoseconds: powers of two from 1 µs to 137 s. Status has finer ones; each of these is one of them.
+/// Bounds of buckets in nanoseconds: powers of two from 1 µs to 137 s. Status has finer ones; each
+/// of these is one of them.
 fn bounds() -> impl Iterator<Item = u64> {
     (10..=37).map(|power| 1 << power)
 }
@@ -525,8 +527,9 @@ fn bounds() -> impl Iterator<Item = u64> {
 /// Labels, the sum of all times in seconds, and how many there are below each bound.
 type Series = (Labels, f64, Vec<(f64, u64)>);
 
-/// A histogram with all its label sets. Each of them has all bounds, also those below which there is nothing: whoever adds up
-/// series, or looks at how they grow, needs the same ones in all, always.
+/// A histogram with all its label sets. Each of them has all bounds, also those below which there
+/// is nothing: whoever adds up series, or looks at how they grow, needs the same ones in all,
+/// always.
 #[derive(Debug)]
 struct Times {
     name: &'static str,

@@ -68,8 +68,9 @@ pub(crate) fn check_chain(
     check_configuration(quota, state, tenant, chain.config_bytes().saturating_sub(before))
 }
 
-/// Whether a function of a chain keeps others waiting no longer than it may: its deadline is the chain's, or else that of its version's
-/// manifest. `Err` says the value, and which of the two it is of.
+/// Whether a function of a chain keeps others waiting no longer than it may: its deadline is the
+/// chain's, or else that of its version's manifest. `Err` says the value, and which of the two it
+/// is of.
 pub(crate) fn check_deadline(
     most: Period,
     function: &FunctionUse,

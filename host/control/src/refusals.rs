@@ -1,4 +1,5 @@
-//! Requests to the API that were refused: who guesses tokens leaves a trace, and so does one whose token was taken away.
+//! Requests to the API that were refused: who guesses tokens leaves a trace, and so does one whose
+//! token was taken away.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,7 +19,8 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Counts one with this status, 401 or 403. Whether it is to be said: how many others were not since the last one.
+    /// Counts one with this status, 401 or 403. Whether it is to be said: how many others were not
+    /// since the last one.
     pub(crate) fn note(&self, status: u16) -> Option<u64> {
         let count = if status == 401 { &self.unauthorized } else { &self.forbidden };
         count.fetch_add(1, Relaxed);

@@ -11,10 +11,11 @@
 //!    '-- rollback, or the canary faults --> [old; new is withdrawn]
 //! ```
 //!
-//! A function is swapped in all chains that use it. When one of them refuses, those that were swapped before
-//! are swapped back, and nothing has changed. When a version faults, the data plane goes back wherever it can. A chain that
-//! is stored and does not run holds up neither: it comes back with the new version. A version that was rolled back is
-//! *withdrawn*: chains that ask for the newest do not get it, until it is asked for by name.
+//! A function is swapped in all chains that use it. When one of them refuses, those that were
+//! swapped before are swapped back, and nothing has changed. When a version faults, the data plane
+//! goes back wherever it can. A chain that is stored and does not run holds up neither: it comes
+//! back with the new version. A version that was rolled back is *withdrawn*: chains that ask for
+//! the newest do not get it, until it is asked for by name.
 
 mod trial;
 mod watch;
@@ -37,8 +38,8 @@ use crate::store::{FunctionId, Running, State, Trial};
 use trial::forget_trial;
 pub(crate) use watch::{Faulted, Watch};
 
-/// Bytes of a reason that the store keeps with a withdrawn version; the event has all of it. Twice as many, for what JSON escapes, are
-/// less than a record may grow on a full disk.
+/// Bytes of a reason that the store keeps with a withdrawn version; the event has all of it. Twice
+/// as many, for what JSON escapes, are less than a record may grow on a full disk.
 const REASON_KEPT: usize = 480;
 
 /// How a new version comes in.
@@ -75,8 +76,8 @@ struct Place {
 /// What was published, by place.
 type Done = Vec<(usize, Published)>;
 
-/// Functions in the chains of these places of which a version is a canary, with that. It was made for the chain as it runs, and would
-/// bring that back.
+/// Functions in the chains of these places of which a version is a canary, with that. It was made
+/// for the chain as it runs, and would bring that back.
 fn canaries_beside<'p>(
     state: &State,
     id: &FunctionId,
@@ -158,8 +159,8 @@ impl Control {
     /// Replaces the running version of a function in all chains that use it, or starts to try one.
     ///
     /// # Errors
-    /// When there is no such version, no chain uses the function, another version is being tried, or the data plane
-    /// refuses. Nothing has changed then.
+    /// When there is no such version, no chain uses the function, another version is being tried,
+    /// or the data plane refuses. Nothing has changed then.
     pub fn swap(
         &self,
         id: &FunctionId,
@@ -226,7 +227,8 @@ impl Control {
         }
     }
 
-    /// Whether the chains may have the memories of a version, or those of a trial of it beside what they have.
+    /// Whether the chains may have the memories of a version, or those of a trial of it beside what
+    /// they have.
     fn check_swapped_memories(
         &self,
         state: &State,
@@ -249,10 +251,12 @@ impl Control {
         self.check_memories(state, &id.tenant, &memories.collect())
     }
 
-    /// Ends a trial, or brings back the version before the running one: if that is this version, where one is said.
+    /// Ends a trial, or brings back the version before the running one: if that is this version,
+    /// where one is said.
     ///
     /// # Errors
-    /// When there is neither a trial nor a version before, or not of that version, or the data plane refuses.
+    /// When there is neither a trial nor a version before, or not of that version, or the data
+    /// plane refuses.
     pub fn rollback(
         &self,
         id: &FunctionId,
@@ -279,8 +283,8 @@ impl Control {
         Err(ControlError::Conflict(format!("function {} did not go back: {what}", id.name)))
     }
 
-    /// Goes back from this version, or else from the one on trial, or from the newest that can be gone back from. The tenant's turn is
-    /// taken.
+    /// Goes back from this version, or else from the one on trial, or from the newest that can be
+    /// gone back from. The tenant's turn is taken.
     fn roll_back(
         &self,
         id: &FunctionId,
@@ -395,8 +399,8 @@ impl Control {
         Ok(tally.report)
     }
 
-    /// Swaps every place that runs to the version that `to` says, if it says one and another runs; or none of them. The
-    /// answer has what was published, by place.
+    /// Swaps every place that runs to the version that `to` says, if it says one and another runs;
+    /// or none of them. The answer has what was published, by place.
     fn swap_places<'v>(
         &self,
         state: &State,
@@ -518,7 +522,8 @@ impl Control {
     }
 }
 
-/// A version that a chain file had asked for is changed with what runs, so that the stored chain tells the truth.
+/// A version that a chain file had asked for is changed with what runs, so that the stored chain
+/// tells the truth.
 fn pin(state: &mut State, place: &Place) {
     if let Some(chain) = state.chains.get_mut(&place.chain)
         && chain.chain.functions[place.index].version.is_some()

@@ -17,7 +17,8 @@ use crate::events::EventKind;
 use crate::store::{ChainId, State, SteeringRecord};
 use crate::time;
 
-/// Which packets go where: a rule, or what follows from a chain's `from` and `to` for packets that no rule means.
+/// Which packets go where: a rule, or what follows from a chain's `from` and `to` for packets that
+/// no rule means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SteeringEntry {
     /// Packets that come in by this port; none: by any of the tenant's ...
@@ -47,7 +48,8 @@ pub struct SteeringEntry {
     pub covered_by: Option<usize>,
 }
 
-/// A rule that decides nothing, because an earlier one means all of its packets. Numbers are from 1.
+/// A rule that decides nothing, because an earlier one means all of its packets. Numbers are from
+/// 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CoveredRule {
     /// The rule.
@@ -58,7 +60,8 @@ pub struct CoveredRule {
     pub contradicts: bool,
 }
 
-/// A rule whose packets are dropped where they come in by a port, although it sends them to a chain or to the kernel.
+/// A rule whose packets are dropped where they come in by a port, although it sends them to a chain
+/// or to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DroppingRule {
     /// The rule, from 1.
@@ -84,7 +87,8 @@ pub struct Steered {
     /// Rules whose packets are dropped, although they send them to a chain or to the kernel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropping: Vec<DroppingRule>,
-    /// Ports of the tenant at which nothing is compared, because no chain has them, although rules mean packets of theirs.
+    /// Ports of the tenant at which nothing is compared, because no chain has them, although rules
+    /// mean packets of theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub idle_ports: Vec<Name>,
     /// Of what is kept of them now, if anything is; see [`Condition`].
@@ -102,7 +106,8 @@ pub struct SteeringStatus {
 }
 
 impl Control {
-    /// What holds for all tenants, or for one: its rules in their order, then what follows from its chains.
+    /// What holds for all tenants, or for one: its rules in their order, then what follows from its
+    /// chains.
     #[must_use]
     pub fn steering(&self, tenant: Option<&Name>) -> Vec<SteeringEntry> {
         let state = self.store.state();
@@ -161,8 +166,8 @@ impl Control {
     /// Replaces all of a tenant's rules, if those before are what the condition says.
     ///
     /// # Errors
-    /// When a rule is wrong, or names a chain or port that the tenant does not have, with the rule's place; or when the
-    /// data plane refuses. Then those before are still in force.
+    /// When a rule is wrong, or names a chain or port that the tenant does not have, with the
+    /// rule's place; or when the data plane refuses. Then those before are still in force.
     pub fn steer(
         &self,
         tenant: &Name,
@@ -241,7 +246,8 @@ impl Control {
         dropping.collect()
     }
 
-    /// The tenant's ports that no chain has, as far as rules mean packets of theirs and none of those holds there.
+    /// The tenant's ports that no chain has, as far as rules mean packets of theirs and none of
+    /// those holds there.
     fn idle_ports(&self, tenant: &Name, rules: &[SteeringRule]) -> Vec<Name> {
         let means = |port: &Name| {
             rules.iter().any(|rule| match &rule.port {

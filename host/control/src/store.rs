@@ -1,12 +1,13 @@
 //! What the host remembers: tenants, functions with their versions, chains, tokens, steering rules.
 //!
-//! All of it is small but for the Wasm, so it is held in memory as an immutable [`State`] that readers share, and
-//! redb holds the same on disk. A change is made on a copy; the records that it touched are written in one
-//! transaction, fsynced, and only then does everybody see the copy. So what was acknowledged is on disk,
-//! whole, and what was not is nowhere. Wasm lies in files named by its SHA-256 (`blobs`).
+//! All of it is small but for the Wasm, so it is held in memory as an immutable [`State`] that
+//! readers share, and redb holds the same on disk. A change is made on a copy; the records that it
+//! touched are written in one transaction, fsynced, and only then does everybody see the copy. So
+//! what was acknowledged is on disk, whole, and what was not is nowhere. Wasm lies in files named
+//! by its SHA-256 (`blobs`).
 //!
-//! After a failed write (a full disk) the database is opened anew for the next one, and brought to what
-//! memory says. Why redb: `docs/adr/0002-store.md`.
+//! After a failed write (a full disk) the database is opened anew for the next one, and brought to
+//! what memory says. Why redb: `docs/adr/0002-store.md`.
 
 mod blobs;
 mod error;
@@ -40,14 +41,15 @@ const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records"
 const DATABASE: &str = "weir.redb";
 /// Key of the number of the format.
 const FORMAT_KEY: &str = "format";
-/// Raised when older versions of Weir could not read what we write: 2 has steering rules; 3 has chains of messages and of both planes,
-/// `workers`, `per-worker`, `targets`, `flow-verdicts`, `timeout`, and instances of `wasi:http/proxy`. All before it are read. A test knows
-/// what records consist of, so that nothing is added without this being thought of.
+/// Raised when older versions of Weir could not read what we write: 2 has steering rules; 3 has
+/// chains of messages and of both planes, `workers`, `per-worker`, `targets`, `flow-verdicts`,
+/// `timeout`, and instances of `wasi:http/proxy`. All before it are read. A test knows what records
+/// consist of, so that nothing is added without this being thought of.
 const FORMAT: u32 = 3;
 /// Bytes that must stay free on the disk: the database needs room to change anything at all.
 const RESERVE: u64 = 2 << 20;
-/// Bytes by which records that are there may grow with a change that takes no room: what goes, or goes back, is to be had on a full
-/// disk, too.
+/// Bytes by which records that are there may grow with a change that takes no room: what goes, or
+/// goes back, is to be had on a full disk, too.
 const SMALL: usize = 1024;
 
 /// See the module. All methods may be called from any thread; they block on the disk.
@@ -140,7 +142,8 @@ impl Store {
         self.check_space(0)
     }
 
-    /// Whether it takes changes, as far as that is known: a disk on which the last write failed is tried again.
+    /// Whether it takes changes, as far as that is known: a disk on which the last write failed is
+    /// tried again.
     ///
     /// # Errors
     /// When it does not.
@@ -149,7 +152,8 @@ impl Store {
         if self.failed.load(Ordering::Relaxed) { self.can_write() } else { Ok(()) }
     }
 
-    /// Whether something can be removed: that takes no room that is kept free, but a write that the disk takes. As [`Self::has_room`].
+    /// Whether something can be removed: that takes no room that is kept free, but a write that the
+    /// disk takes. As [`Self::has_room`].
     ///
     /// # Errors
     /// When it cannot be written.
@@ -170,8 +174,8 @@ impl Store {
         self.write(&mut slot, &state, &[], &format).inspect_err(|_| *slot = None)
     }
 
-    /// Stores Wasm, and then changes what is remembered, durably, or not at all. `change` is given the
-    /// content's name.
+    /// Stores Wasm, and then changes what is remembered, durably, or not at all. `change` is given
+    /// the content's name.
     ///
     /// # Errors
     /// What `change` says, or why it could not be written.
@@ -252,8 +256,8 @@ impl Store {
         done
     }
 
-    /// Opens the database again after a failure, and makes it say what memory says: a transaction that
-    /// failed may have reached the disk nevertheless.
+    /// Opens the database again after a failure, and makes it say what memory says: a transaction
+    /// that failed may have reached the disk nevertheless.
     fn reopen(&self, state: &State) -> Result<Database, StoreError> {
         let database = open_database(&self.directory.join(DATABASE))?;
         let (found, wanted) = (load(&database)?, encode(state));
@@ -327,8 +331,9 @@ fn create_database(directory: &Path) -> Result<(), StoreError> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(io())
 }
 
-/// Looks at a copy in memory whether all that the database has is what was written: opening it does not, and a check of the file itself would
-/// repair it, which may go back behind what was acknowledged. After a crash the last change counts as never made if it is not whole.
+/// Looks at a copy in memory whether all that the database has is what was written: opening it does
+/// not, and a check of the file itself would repair it, which may go back behind what was
+/// acknowledged. After a crash the last change counts as never made if it is not whole.
 fn check_database(path: &Path) -> Result<(), StoreError> {
     let bytes = fs::read(path).map_err(StoreError::io(format!("reading {}", path.display())))?;
     let check = || -> Result<(), redb::Error> {
@@ -395,7 +400,8 @@ fn encode(state: &State) -> Encoded {
     records
 }
 
-/// The format in which records were written: one that we know. Nothing else tells a store of a newer version from one that is damaged.
+/// The format in which records were written: one that we know. Nothing else tells a store of a
+/// newer version from one that is damaged.
 fn format(records: &Encoded) -> Result<u32, StoreError> {
     let format = records.get(FORMAT_KEY).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     match format {

@@ -96,7 +96,8 @@ impl Control {
     /// Makes a tenant, or changes its description. The answer tells whether it is new.
     ///
     /// # Errors
-    /// When the store is full, or one of that name was removed and what it had begun has not ended: it would end in this one.
+    /// When the store is full, or one of that name was removed and what it had begun has not ended:
+    /// it would end in this one.
     pub(crate) fn put_tenant(
         &self,
         name: &Name,
@@ -117,7 +118,8 @@ impl Control {
         Ok(new)
     }
 
-    /// Lets a caller begin a change. As long as its turn is there its tenant's name is nobody else's.
+    /// Lets a caller begin a change. As long as its turn is there its tenant's name is nobody
+    /// else's.
     ///
     /// # Errors
     /// When its token was taken away since it asked.
@@ -138,7 +140,8 @@ impl Control {
     /// Removes a tenant that has nothing any more, and its tokens.
     ///
     /// # Errors
-    /// When there is none, it is `default`, it still has functions, chains or steering rules, or the configuration names it.
+    /// When there is none, it is `default`, it still has functions, chains or steering rules, or
+    /// the configuration names it.
     pub(crate) fn remove_tenant(&self, name: &Name) -> Result<(), ControlError> {
         let turn = self.turn(name);
         let _turn = turn.take();
@@ -175,7 +178,8 @@ impl Control {
             state.tokens.retain(|_, token| token.tenant != *name);
             Ok(())
         })?;
-        // Whoever has the name next finds nothing of this one's, and nobody who had it goes on listening.
+        // Whoever has the name next finds nothing of this one's, and nobody who had it goes on
+        // listening.
         self.tokens_changed.send_replace(());
         self.engine.forget(name);
         self.events.forget(name);

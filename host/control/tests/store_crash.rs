@@ -1,8 +1,8 @@
-//! The host is killed with SIGKILL in the middle of whatever it does to its store, again and again. Afterwards all that
-//! was acknowledged must be there, to the byte, and nothing half.
+//! The host is killed with SIGKILL in the middle of whatever it does to its store, again and again.
+//! Afterwards all that was acknowledged must be there, to the byte, and nothing half.
 //!
-//! The child (this program with an argument) changes the store as fast as it can and says what is done on its
-//! standard output: a line is written only after the store said yes.
+//! The child (this program with an argument) changes the store as fast as it can and says what is
+//! done on its standard output: a line is written only after the store said yes.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -29,7 +29,8 @@ fn main() {
             let argument = |n| std::env::args().nth(n).expect("an argument");
             child(Path::new(&argument(2)), argument(3).parse().expect("a number"));
         }
-        // What test runners ask of every test program: which tests there are, and which of them to leave out.
+        // What test runners ask of every test program: which tests there are, and which of them to
+        // leave out.
         Some("--list") if std::env::args().any(|argument| argument == "--ignored") => {}
         Some("--list") => println!("killed_hosts_lose_nothing: test"),
         _ => parent(),
@@ -118,7 +119,8 @@ impl Run {
         Self { directory, expected: Expected::new(), next: 0 }
     }
 
-    /// Lets a child make so many changes and then go on for this long, kills it, and looks at what it left.
+    /// Lets a child make so many changes and then go on for this long, kills it, and looks at what
+    /// it left.
     fn kill_after(&mut self, changes: u64, wait: Duration) {
         let directory = self.directory.path();
         let mut child = Command::new(std::env::current_exe().expect("this program"))

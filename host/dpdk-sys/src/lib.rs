@@ -1,13 +1,15 @@
 //! Bindings to the system's DPDK (22.11 or newer, found by pkg-config), as far as Weir uses it.
 //!
-//! Owns: the shim in C (`shim/`), which hides DPDK's inline functions and its structures, and the declarations of
-//! the shim's functions. Must not know: what any of it is for; the safe layer is `weir-dpdk`.
+//! Owns: the shim in C (`shim/`), which hides DPDK's inline functions and its structures, and the
+//! declarations of the shim's functions. Must not know: what any of it is for; the safe layer is
+//! `weir-dpdk`.
 //!
-//! The declarations are written by hand: they are few, they are of our own header, and a build needs no libclang.
-//! Without libdpdk this crate is empty, and `DEP_DPDK_FOUND` is `0` for the build scripts of its dependents.
+//! The declarations are written by hand: they are few, they are of our own header, and a build
+//! needs no libclang. Without libdpdk this crate is empty, and `DEP_DPDK_FOUND` is `0` for the
+//! build scripts of its dependents.
 //!
-//! The shim is a shared library in the program, which [`load`] loads, and DPDK with it: a program that does not use DPDK starts
-//! without its libraries, and where they are not installed.
+//! The shim is a shared library in the program, which [`load`] loads, and DPDK with it: a program
+//! that does not use DPDK starts without its libraries, and where they are not installed.
 
 #[cfg(dpdk)]
 mod loaded;

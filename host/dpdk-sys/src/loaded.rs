@@ -10,10 +10,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 /// The shim, linked against the system's DPDK.
 const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weir_dpdk_shim.so"));
 
-/// Declares functions of the shim: a table of their addresses, and for each a function of the same name that calls it.
+/// Declares functions of the shim: a table of their addresses, and for each a function of the same
+/// name that calls it.
 ///
 /// # Safety
-/// Of the functions that this makes: what `shim/shim.h` says. They panic when the shim is not loaded.
+/// Of the functions that this makes: what `shim/shim.h` says. They panic when the shim is not
+/// loaded.
 macro_rules! shim_functions {
     ($(pub fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         pub(crate) struct Functions {
@@ -35,7 +37,8 @@ macro_rules! shim_functions {
 
         $(
             /// # Safety
-            /// What `shim/shim.h` says at this function: a letter in brackets is one of the contracts at its top.
+            /// What `shim/shim.h` says at this function: a letter in brackets is one of the
+            /// contracts at its top.
             #[inline]
             #[allow(clippy::too_many_arguments, reason = "as the shim has it")]
             pub unsafe fn $name($($argument: $kind),*) $(-> $result)? {
@@ -64,7 +67,8 @@ fn not_loaded() -> ! {
     panic!("a function of DPDK was called before `dpdk_sys::load`")
 }
 
-/// Loads the shim and DPDK, once in a process. Everything else in this crate may be called only after it went well.
+/// Loads the shim and DPDK, once in a process. Everything else in this crate may be called only
+/// after it went well.
 ///
 /// # Errors
 /// What the system's loader said: most likely which library is not there.

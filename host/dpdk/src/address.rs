@@ -1,4 +1,5 @@
-//! What a device is called: a PCI address or a virtual device's name, with arguments for its driver.
+//! What a device is called: a PCI address or a virtual device's name, with arguments for its
+//! driver.
 
 use std::fmt;
 use std::str::FromStr;

@@ -10,7 +10,8 @@ pub(crate) struct Bounce(*mut sys::Bounce);
 
 // SAFETY: the mempool belongs to this value; DPDK's mempools are made for many threads.
 unsafe impl Send for Bounce {}
-// SAFETY: all that is done with a shared one is to give its address to the shim, which hands it to a device.
+// SAFETY: all that is done with a shared one is to give its address to the shim, which hands it to
+// a device.
 unsafe impl Sync for Bounce {}
 
 impl Bounce {
@@ -34,7 +35,8 @@ impl Bounce {
 
 impl Drop for Bounce {
     fn drop(&mut self) {
-        // SAFETY: this is the only owner, and the device that had it is closed: its part, which keeps this, goes after that.
+        // SAFETY: this is the only owner, and the device that had it is closed: its part, which
+        // keeps this, goes after that.
         unsafe { sys::weir_dpdk_bounce_free(self.0) };
     }
 }

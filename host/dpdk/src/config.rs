@@ -12,9 +12,11 @@ pub enum Idle {
 /// What a `dpdk` port is to be like. What is left out is the device's own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DpdkConfig {
-    /// A PCI address (`0000:01:10.0`) or a virtual device (`net_af_packet0,iface=veth1`), as DPDK writes them.
+    /// A PCI address (`0000:01:10.0`) or a virtual device (`net_af_packet0,iface=veth1`), as DPDK
+    /// writes them.
     pub device: String,
-    /// Receive queues, and as many transmit queues; flows are spread over them by the device. 1 if left out.
+    /// Receive queues, and as many transmit queues; flows are spread over them by the device. 1 if
+    /// left out.
     pub queues: Option<u16>,
     /// Descriptors of each receive queue.
     pub rx_descriptors: Option<u16>,
@@ -24,12 +26,13 @@ pub struct DpdkConfig {
     pub mtu: Option<u16>,
     /// Whether frames for any address are received; they are if left out, where the device can.
     pub promiscuous: Option<bool>,
-    /// Whether frames for any multicast address are received; they are if left out, where the device can.
+    /// Whether frames for any multicast address are received; they are if left out, where the
+    /// device can.
     pub multicast: Option<bool>,
     /// Whether the device verifies and fills in checksums of IPv4, TCP and UDP.
     pub checksum_offload: bool,
-    /// What it does while nothing comes in. If left out it sleeps where the device's driver works with the kernel's
-    /// sockets, which wake it, and polls otherwise.
+    /// What it does while nothing comes in. If left out it sleeps where the device's driver works
+    /// with the kernel's sockets, which wake it, and polls otherwise.
     pub idle: Option<Idle>,
     /// Bytes of a room of the pools that the port will work with.
     pub room_bytes: u32,

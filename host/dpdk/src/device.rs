@@ -15,11 +15,12 @@ use crate::kernel_drops::KernelDrops;
 use crate::sockets::{self, Socket};
 use crate::{interface, log};
 
-/// Kernel drivers that leave a PCI device to DPDK, or share it (the last two). Those of uio would have it write to physical
-/// addresses, and it is given addresses of the process.
+/// Kernel drivers that leave a PCI device to DPDK, or share it (the last two). Those of uio would
+/// have it write to physical addresses, and it is given addresses of the process.
 const USABLE_DRIVERS: [&str; 3] = ["vfio-pci", "mlx5_core", "mlx4_core"];
-/// Drivers that need frames to lie in their mempool's own memory: the first makes its objects the kernel's umem, the second tells its
-/// peer only of DPDK's memory, the others receive only into memory that they have found behind the mempool's objects.
+/// Drivers that need frames to lie in their mempool's own memory: the first makes its objects the
+/// kernel's umem, the second tells its peer only of DPDK's memory, the others receive only into
+/// memory that they have found behind the mempool's objects.
 const COPYING_DRIVERS: [&str; 4] = ["net_af_xdp", "net_virtio_user", "mlx5_pci", "net_mlx4"];
 /// Drivers that need to be root, or to have CAP_NET_ADMIN and CAP_NET_RAW.
 const PRIVILEGED_DRIVERS: [&str; 3] = ["net_tap", "net_af_packet", "net_af_xdp"];
@@ -60,9 +61,11 @@ impl Device {
         let claim = Claim::of(&address)?;
         let turn = turn();
         log::forget();
-        // Before the driver looks for it: of one that comes between the two it is told that it is another one.
+        // Before the driver looks for it: of one that comes between the two it is told that it is
+        // another one.
         let index = on_interface(&address).and_then(interface::index);
-        // SAFETY: DPDK runs, by the contract of `add`; `turn` makes this one thread at a time; the texts are `CString`s.
+        // SAFETY: DPDK runs, by the contract of `add`; `turn` makes this one thread at a time; the
+        // texts are `CString`s.
         let added = unsafe {
             sys::weir_dpdk_probe(bus.as_ptr(), name.as_ptr(), arguments.as_ptr(), &raw mut number)
         };
@@ -98,7 +101,8 @@ impl Device {
             claim,
         };
         device.did("say what it can do", told)?;
-        // SAFETY: [C]: the device is open; the flag is atomic, zero, and lives in a box until `close` has unwatched it.
+        // SAFETY: [C]: the device is open; the flag is atomic, zero, and lives in a box until
+        // `close` has unwatched it.
         let watched = unsafe { sys::weir_dpdk_watch(number, device.fate.as_ptr()) };
         device.did("be watched", watched)?;
         Ok(device)
@@ -130,7 +134,8 @@ impl Device {
         if let Some(gone) = self.lost_interface() {
             return Some(gone);
         }
-        // SAFETY: [C]: a port of the device asks, within its gate if there are several, so nobody closes it meanwhile.
+        // SAFETY: [C]: a port of the device asks, within its gate if there are several, so nobody
+        // closes it meanwhile.
         let removed = self.is_removed() || unsafe { sys::weir_dpdk_is_removed(self.number) };
         removed.then(|| self.removed()).or_else(|| self.told())
     }
@@ -181,7 +186,8 @@ impl Device {
         matches!(self.driver(), "net_af_packet" | "net_af_xdp")
     }
 
-    /// Calls what sets this receive queue up, and remembers the AF_XDP socket that the driver opens for it.
+    /// Calls what sets this receive queue up, and remembers the AF_XDP socket that the driver opens
+    /// for it.
     pub(crate) fn opening(&self, queue: u16, set_up: impl FnOnce() -> i32) -> i32 {
         if self.driver() != "net_af_xdp" {
             return set_up();
@@ -198,8 +204,8 @@ impl Device {
         result
     }
 
-    /// Calls with the kernel's sockets that the started device, which has so many queues, receives by in some of them; with none
-    /// if not all are known.
+    /// Calls with the kernel's sockets that the started device, which has so many queues, receives
+    /// by in some of them; with none if not all are known.
     pub(crate) fn with_sockets(&self, queues: &[u16], all: u16, call: impl FnOnce(&[BorrowedFd])) {
         let by_queue: Vec<(u16, RawFd)> = match (self.driver(), &self.kernel_drops) {
             // The driver opened them queue by queue, so that their numbers rise.
@@ -213,7 +219,8 @@ impl Device {
             let Some((_, fd)) = by_queue.iter().rfind(|(of, _)| of == queue) else {
                 return call(&[]);
             };
-            // SAFETY: the driver has it open as long as the device is, and nobody closes it during the call.
+            // SAFETY: the driver has it open as long as the device is, and nobody closes it during
+            // the call.
             sockets.push(unsafe { BorrowedFd::borrow_raw(*fd) });
         }
         call(&sockets);
@@ -234,7 +241,8 @@ impl Device {
         facts.extend(value.map(|value| (name, value)));
     }
 
-    /// What the kernel had no room for while nobody had the port does not count. Not while somebody asks for details: before it is started.
+    /// What the kernel had no room for while nobody had the port does not count. Not while somebody
+    /// asks for details: before it is started.
     pub(crate) fn forget_kernel_drops(&self) {
         if let Some(drops) = &self.kernel_drops {
             drops.forget_not_received();
@@ -254,8 +262,9 @@ impl Device {
             return;
         }
         *last = Some(self.details());
-        // SAFETY: [S]: the owner says that nobody uses a queue; who asks for details holds `last`, which is held here, and finds the
-        // device closed later; `turn` is held. The flag is the one that is watched.
+        // SAFETY: [S]: the owner says that nobody uses a queue; who asks for details holds `last`,
+        // which is held here, and finds the device closed later; `turn` is held. The flag is the
+        // one that is watched.
         let removed = unsafe {
             sys::weir_dpdk_unwatch(self.number, self.fate.as_ptr());
             sys::weir_dpdk_remove(self.bus.as_ptr(), self.name.as_ptr(), self.number)
@@ -295,7 +304,8 @@ impl Device {
         let mut link = sys::Link::default();
         let mut stats = sys::Stats::default();
         let mut mtu = 0;
-        // SAFETY: [C]: the caller holds `last` and has found the device open, so it is not closed meanwhile.
+        // SAFETY: [C]: the caller holds `last` and has found the device open, so it is not closed
+        // meanwhile.
         unsafe {
             // Drivers over an interface say what they were built with.
             if let Some(up) = self.interface().and_then(|name| interface::has_link(name).ok()) {
@@ -348,7 +358,8 @@ pub(crate) fn release(address: &Address) {
     let ((Ok(bus), Ok(name)), Ok(_claim)) = (names, Claim::of(address)) else { return };
     let _turn = turn();
     log::forget();
-    // SAFETY: DPDK runs, as the caller has seen; the texts are `CString`s, and nobody has the device.
+    // SAFETY: DPDK runs, as the caller has seen; the texts are `CString`s, and nobody has the
+    // device.
     let removed = unsafe { sys::weir_dpdk_remove(bus.as_ptr(), name.as_ptr(), NO_PORT) };
     if removed < 0 {
         tracing::debug!("device {address}: removing: {}", log::explain(removed));
@@ -415,7 +426,8 @@ pub(crate) fn on_interface(address: &Address) -> Option<&str> {
     }
 }
 
-/// Finds out what DPDK would say less clearly, and keeps devices that the kernel uses from being taken from it.
+/// Finds out what DPDK would say less clearly, and keeps devices that the kernel uses from being
+/// taken from it.
 pub(crate) fn check(address: &Address) -> Result<(), String> {
     if let Some(name) = on_interface(address)
         && interface::index(name).is_none()

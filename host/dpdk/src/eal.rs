@@ -1,4 +1,5 @@
-//! DPDK's environment abstraction layer: memory, buses, drivers. Started once in a process, never ended.
+//! DPDK's environment abstraction layer: memory, buses, drivers. Started once in a process, never
+//! ended.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
@@ -9,7 +10,8 @@ use dpdk_sys as sys;
 
 use crate::log;
 
-/// Free huge pages, in bytes, from which on they are used: less would do for a port or two and then fail.
+/// Free huge pages, in bytes, from which on they are used: less would do for a port or two and then
+/// fail.
 const HUGE_ENOUGH: u64 = 64 << 20;
 
 /// Where DPDK has its own memory from: mbuf headers, rings, its bookkeeping. Packets lie elsewhere.
@@ -115,8 +117,8 @@ fn init(config: &EalConfig) -> Result<Eal, String> {
     let pointers: &'static mut Vec<*mut c_char> = Box::leak(Box::new(pointers));
     let count = i32::try_from(arguments.len()).map_err(|e| e.to_string())?;
     log::forget();
-    // SAFETY: the strings and their vector live for ever, end with a zero and a null, and are nobody else's; the
-    // caller's OnceLock lets this happen once.
+    // SAFETY: the strings and their vector live for ever, end with a zero and a null, and are
+    // nobody else's; the caller's OnceLock lets this happen once.
     let result = unsafe { sys::weir_dpdk_init(count, pointers.as_mut_ptr(), log::sink) };
     if result < 0 {
         let what = if huge {
@@ -181,7 +183,8 @@ thread_local!(static THREAD: Registered = const { Registered(Cell::new(None)) })
 impl Drop for Registered {
     fn drop(&mut self) {
         if self.0.get() == Some(true) {
-            // SAFETY: this thread was registered by `register`, and does nothing with DPDK any more.
+            // SAFETY: this thread was registered by `register`, and does nothing with DPDK any
+            // more.
             unsafe { sys::weir_dpdk_thread_unregister() };
         }
     }

@@ -1,4 +1,5 @@
-//! Whether a device, its configuration and the pool's rooms fit each other, and what a driver has to be told so that they do.
+//! Whether a device, its configuration and the pool's rooms fit each other, and what a driver has
+//! to be told so that they do.
 
 use dpdk_sys as sys;
 use weir_layout::HEADROOM;
@@ -10,7 +11,8 @@ use crate::{DpdkConfig, interface};
 
 /// Bytes around an IP packet: Ethernet addresses and type, and two VLAN tags.
 const ETHERNET: u32 = 14 + 2 * 4;
-/// Bytes that the kernel puts in front of a frame in `net_af_packet`'s ring (`TPACKET2_HDRLEN` and alignment).
+/// Bytes that the kernel puts in front of a frame in `net_af_packet`'s ring (`TPACKET2_HDRLEN` and
+/// alignment).
 const AF_PACKET_FRONT: u32 = 66;
 /// Bytes of a place in that ring that the driver knows to hold nothing of a frame.
 const AF_PACKET_UNUSED: u32 = 32;
@@ -18,7 +20,8 @@ const AF_PACKET_UNUSED: u32 = 32;
 const AF_PACKET_PLACE: u32 = 2048;
 /// Blocks of that ring are whole pages.
 const AF_PACKET_PAGE: u32 = 4096;
-/// Bytes of a buffer of `net_af_xdp`'s at most: with its two headers it lies in one page, as the kernel has it.
+/// Bytes of a buffer of `net_af_xdp`'s at most: with its two headers it lies in one page, as the
+/// kernel has it.
 const AF_XDP_BUFFER: u32 = 4096 - 64 - 128;
 /// Bytes of them in front of a received frame: the kernel's (`XDP_PACKET_HEADROOM`) and DPDK's.
 const AF_XDP_FRONT: u32 = 256 + 128;
@@ -27,8 +30,8 @@ const SPARE: u32 = 2 * sys::BURST as u32;
 /// Descriptors of a queue where neither the operator nor the driver says.
 const DESCRIPTORS: u16 = 512;
 
-/// Gives `net_af_packet` a ring whose places hold the interface's frames, and no more than rooms hold: the kernel
-/// cuts off what is longer than a place.
+/// Gives `net_af_packet` a ring whose places hold the interface's frames, and no more than rooms
+/// hold: the kernel cuts off what is longer than a place.
 pub(crate) fn fit_frames(address: &mut Address, config: &DpdkConfig) -> Result<(), String> {
     if address.driver() != "net_af_packet" || address.argument("framesz").is_some() {
         return Ok(());
@@ -56,8 +59,9 @@ pub(crate) fn fit_frames(address: &mut Address, config: &DpdkConfig) -> Result<(
     Ok(())
 }
 
-/// The place of a frame in `net_af_packet`'s ring that needs the smallest block, in bytes: the kernel begins each block
-/// on a page, and the driver takes for granted that places follow each other without a gap.
+/// The place of a frame in `net_af_packet`'s ring that needs the smallest block, in bytes: the
+/// kernel begins each block on a page, and the driver takes for granted that places follow each
+/// other without a gap.
 fn af_packet_places(needed: u32, most: u32) -> (u32, u32) {
     // In units of 16 bytes, of which a page has 256.
     let pages = |place: &u32| place / (1 << place.trailing_zeros().min(8));
@@ -113,7 +117,8 @@ pub(crate) fn check(device: &Device, config: &DpdkConfig, queues: u16) -> Result
     }
 }
 
-/// Bytes of a buffer in the driver's own memory, for a device that copies and sends frames of at most `longest` bytes.
+/// Bytes of a buffer in the driver's own memory, for a device that copies and sends frames of at
+/// most `longest` bytes.
 pub(crate) fn bounce_bytes(device: &Device, room_bytes: u32, longest: u32) -> Result<u32, String> {
     let bytes = room_bytes.max(2048) + HEADROOM as u32;
     if device.driver() != "net_af_xdp" {
@@ -131,7 +136,8 @@ pub(crate) fn bounce_bytes(device: &Device, room_bytes: u32, longest: u32) -> Re
     Ok(bytes)
 }
 
-/// Descriptors of each receive and transmit queue, of which a pool serves so many, beside `others` of other devices.
+/// Descriptors of each receive and transmit queue, of which a pool serves so many, beside `others`
+/// of other devices.
 pub(crate) fn descriptors(
     device: &Device,
     config: &DpdkConfig,

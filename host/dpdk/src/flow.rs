@@ -1,7 +1,9 @@
-//! Steering rules that the device itself has, by rte_flow: packets that it drops, which are never received.
+//! Steering rules that the device itself has, by rte_flow: packets that it drops, which are never
+//! received.
 //!
-//! The device is asked rule by rule, and says itself what it cannot do; that is compared behind the port, where all rules are
-//! asked about everything that comes. What it has goes with the device, and this process drives it alone.
+//! The device is asked rule by rule, and says itself what it cannot do; that is compared behind the
+//! port, where all rules are asked about everything that comes. What it has goes with the device,
+//! and this process drives it alone.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int};
@@ -17,7 +19,8 @@ use crate::device::Device;
 use crate::log;
 use crate::shared::SharedDevice;
 
-/// Drivers that find no ports in fragments, not even in the first one: `net_tap` has the kernel's flow dissector.
+/// Drivers that find no ports in fragments, not even in the first one: `net_tap` has the kernel's
+/// flow dissector.
 const NO_PORTS_IN_FRAGMENTS: [&str; 1] = ["net_tap"];
 /// Longest reason of a driver's that is told.
 const MESSAGE: usize = 200;
@@ -66,7 +69,8 @@ struct Placed {
 #[derive(Debug)]
 struct Handle(*mut sys::Flow);
 
-// SAFETY: DPDK names a rule by this pointer, and lets any thread use it: it locks drivers that do not themselves.
+// SAFETY: DPDK names a rule by this pointer, and lets any thread use it: it locks drivers that do
+// not themselves.
 unsafe impl Send for Handle {}
 
 impl FlowRules {
@@ -78,7 +82,8 @@ impl FlowRules {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device is started, and nobody receives from it yet: it gets the rules that have waited for that.
+    /// The device is started, and nobody receives from it yet: it gets the rules that have waited
+    /// for that.
     pub(crate) fn started(&self, device: &SharedDevice) {
         let mut state = self.state();
         let Some(fits) = state.waiting.take() else { return };
@@ -155,7 +160,8 @@ impl State {
         let number = device.number;
         let mut old = std::mem::take(&mut self.placed);
         let wanted: Vec<Option<Parts>> = fits.iter().map(parts_of).collect();
-        // What stays stays where it is. What goes makes room first: until new rules are there, software decides.
+        // What stays stays where it is. What goes makes room first: until new rules are there,
+        // software decides.
         for parts in wanted.iter().flatten() {
             if let Some(mut placed) = old.remove(parts) {
                 placed.before = placed.packets(number);
@@ -221,7 +227,8 @@ impl State {
         Ok(placed)
     }
 
-    /// Has the device let go of rules, and of those that it has kept before. It drops by what it keeps, whatever the rules say now.
+    /// Has the device let go of rules, and of those that it has kept before. It drops by what it
+    /// keeps, whatever the rules say now.
     fn remove(&mut self, device: &Device, flows: Vec<Handle>) {
         if flows.is_empty() && self.stale.is_empty() {
             return;
@@ -230,7 +237,8 @@ impl State {
         let number = device.number;
         let all = std::mem::take(&mut self.stale).into_iter().chain(flows);
         self.stale = kept(all, |Handle(flow)| {
-            // SAFETY: [C]: the device is open as long as this is there; a rule that is gone is kept nowhere.
+            // SAFETY: [C]: the device is open as long as this is there; a rule that is gone is kept
+            // nowhere.
             unsafe { sys::weir_dpdk_flow_remove(number, *flow) }
         });
         let still = match self.stale.len() {
@@ -314,7 +322,8 @@ fn drop_in_device(
 
 fn create(number: u16, matching: &sys::Match, count: bool) -> Result<Handle, (i32, String)> {
     let (mut flow, mut message) = (null_mut(), [0 as c_char; MESSAGE]);
-    // SAFETY: [C]: the caller keeps the device open and started; `flow` and `message` are there for what is written.
+    // SAFETY: [C]: the caller keeps the device open and started; `flow` and `message` are there for
+    // what is written.
     let made = log::quietly(|| unsafe {
         sys::weir_dpdk_flow_drop(
             number,

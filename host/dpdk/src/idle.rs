@@ -1,8 +1,9 @@
 //! What a port does while nothing comes in: polls on, or lets its worker sleep.
 //!
-//! A device wakes its worker by receive interrupts, or, where it lies on an interface of the kernel's, by the driver's own
-//! sockets, which are readable when there are frames. A device that has neither is looked at again and again, after a
-//! time that grows with how long nothing came, so that a packet waits for a small share of the pause before it.
+//! A device wakes its worker by receive interrupts, or, where it lies on an interface of the
+//! kernel's, by the driver's own sockets, which are readable when there are frames. A device that
+//! has neither is looked at again and again, after a time that grows with how long nothing came, so
+//! that a packet waits for a small share of the pause before it.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -56,7 +57,8 @@ impl Idling {
         Self { wanted, mode, since: None, waker: None, looked: Instant::now() }
     }
 
-    /// Takes what can wake the worker: the sockets of its queues, or their interrupts. The device was started.
+    /// Takes what can wake the worker: the sockets of its queues, or their interrupts. The device
+    /// was started.
     pub(crate) fn take_waker(&mut self, number: u16, queues: &[u16], sockets: &[BorrowedFd<'_>]) {
         if self.wanted != Some(Idle::Poll) {
             self.waker =
@@ -110,7 +112,8 @@ impl Idling {
         }
     }
 
-    /// Called before the worker sleeps. The answer is when the port has to be asked again, if it sleeps at all.
+    /// Called before the worker sleeps. The answer is when the port has to be asked again, if it
+    /// sleeps at all.
     pub(crate) fn settle(&mut self) -> Option<Duration> {
         if self.mode == Idle::Poll {
             return None;
@@ -175,7 +178,8 @@ impl Waker {
         let mut waker =
             Self { epoll, source: Source::Interrupts { number, queues: Vec::new() }, on: false };
         for (place, &queue) in queues.iter().enumerate() {
-            // SAFETY: [Q]: started, and the queues are the caller's; the device is closed behind `drop`.
+            // SAFETY: [Q]: started, and the queues are the caller's; the device is closed behind
+            // `drop`.
             let added = log::quietly(|| unsafe { sys::weir_dpdk_interrupt_add(number, queue, fd) });
             if added < 0 {
                 return None;
@@ -235,7 +239,8 @@ impl Drop for Waker {
         let fd = self.epoll.as_raw_fd();
         if let Source::Interrupts { number, queues } = &self.source {
             for queue in queues {
-                // SAFETY: [Q]: what was added; the device is not closed yet, and this thread uses the queue.
+                // SAFETY: [Q]: what was added; the device is not closed yet, and this thread uses
+                // the queue.
                 log::quietly(|| unsafe { sys::weir_dpdk_interrupt_remove(*number, *queue, fd) });
             }
         }
@@ -249,7 +254,8 @@ mod tests {
     #[test]
     fn sleeps_grow_with_the_pause_and_end_with_packets() {
         let mut idling = Idling::new(Some(Idle::Sleep));
-        // It polls on for a while, which may be over on a busy machine; then it sleeps for as short as that.
+        // It polls on for a while, which may be over on a busy machine; then it sleeps for as short
+        // as that.
         let short = |advice| matches!(advice, Advice::Again(pause) if pause < LONGEST);
         assert!(short(idling.nothing()));
         std::thread::sleep(Duration::from_micros(200));

@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd as _;
 
 use rustix::net::{AddressFamily, SocketType, socket};
 
-/// The number of the interface of this name, which another one that comes after it has not; none: the process sees none.
+/// The number of the interface of this name, which another one that comes after it has not; none:
+/// the process sees none.
 pub(crate) fn index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: a string that ends with a zero, which the call only reads.
@@ -41,7 +42,8 @@ fn ask(name: &str, what: libc::Ioctl) -> io::Result<libc::ifreq> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: calls that ask read the name, which ends with a zero, and write a member of `ifr_ifru`.
+    // SAFETY: calls that ask read the name, which ends with a zero, and write a member of
+    // `ifr_ifru`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -1,5 +1,6 @@
-//! Frames that the kernel drops between one of its interfaces and a device of DPDK's that lies on it, and of which DPDK tells
-//! nothing: they found no room in the receive ring of `net_af_packet`, or the interface took them and did not send them.
+//! Frames that the kernel drops between one of its interfaces and a device of DPDK's that lies on
+//! it, and of which DPDK tells nothing: they found no room in the receive ring of `net_af_packet`,
+//! or the interface took them and did not send them.
 
 use std::fs;
 use std::os::fd::RawFd;
@@ -32,7 +33,8 @@ impl KernelDrops {
         }
     }
 
-    /// Frames that there was no room for. Not for two threads at a time, nor when the device is closed.
+    /// Frames that there was no room for. Not for two threads at a time, nor when the device is
+    /// closed.
     pub(crate) fn not_received(&self) -> u64 {
         let dropped: u64 = self.sockets.iter().map(|socket| packet_drops(*socket)).sum();
         self.not_received.fetch_add(dropped, Relaxed) + dropped
@@ -67,7 +69,8 @@ fn dropped(table: &str, interface: &str) -> Option<u64> {
     line.split_whitespace().nth(HALF + 3)?.parse().ok()
 }
 
-/// Frames that a packet socket had no room for since it was asked last (packet(7), `PACKET_STATISTICS`).
+/// Frames that a packet socket had no room for since it was asked last (packet(7),
+/// `PACKET_STATISTICS`).
 fn packet_drops(socket: RawFd) -> u64 {
     // SAFETY: zeroes are valid: it is made of integers.
     let mut told: libc::tpacket_stats = unsafe { std::mem::zeroed() };

@@ -1,7 +1,8 @@
 //! The `dpdk` port: packets enter and leave by a device that DPDK drives, a PCI function or a vdev.
 //!
-//! Owns: starting DPDK (once in a process), adding, configuring and removing devices, the mempool over the lane's
-//! pool, and the port itself. Must not know: chains, functions, configuration files.
+//! Owns: starting DPDK (once in a process), adding, configuring and removing devices, the mempool
+//! over the lane's pool, and the port itself. Must not know: chains, functions, configuration
+//! files.
 //!
 //! ```text
 //!   lane's Pool   | burst area | room 0 | room 1 | room 2 | ...   memfd: guests see it
@@ -10,13 +11,15 @@
 //!                      free rooms: the Pool's own stack
 //! ```
 //!
-//! The mempool of every queue *is* the lane's pool: each room has an mbuf that points to it, and taking one from the
-//! mempool takes its room from the pool. So a received packet lies where functions see it, a packet that came in by
-//! any port of the lane can leave by this one, and nothing is copied. What lies in a device's ring or in DPDK's
-//! per-thread cache counts as out. See `docs/adr/0010-dpdk.md`.
+//! The mempool of every queue *is* the lane's pool: each room has an mbuf that points to it, and
+//! taking one from the mempool takes its room from the pool. So a received packet lies where
+//! functions see it, a packet that came in by any port of the lane can leave by this one, and
+//! nothing is copied. What lies in a device's ring or in DPDK's per-thread cache counts as out. See
+//! `docs/adr/0010-dpdk.md`.
 //!
-//! Some drivers insist on memory of their own (`net_af_xdp`, `net_virtio_user`, mlx4 and mlx5): frames are copied between
-//! their memory and the rooms, and the port's details say `memory: copied`.
+//! Some drivers insist on memory of their own (`net_af_xdp`, `net_virtio_user`, mlx4 and mlx5):
+//! frames are copied between their memory and the rooms, and the port's details say `memory:
+//! copied`.
 //!
 //! When libdpdk was not there at build time, [`DpdkPort::open`] says so.
 
@@ -110,7 +113,8 @@ pub fn interface(device: &str) -> Option<String> {
     }
 }
 
-/// Whether there is such a device that DPDK may have, as far as that can be seen without touching it, and while somebody has it.
+/// Whether there is such a device that DPDK may have, as far as that can be seen without touching
+/// it, and while somebody has it.
 ///
 /// # Errors
 /// What is not so, and what to do.
@@ -126,8 +130,8 @@ pub fn look(device: &str) -> Result<(), String> {
     }
 }
 
-/// Starts DPDK for a host that will open these devices: DPDK must know all its PCI devices when it starts. Without
-/// this the first [`DpdkPort::open`] starts it, with its own device.
+/// Starts DPDK for a host that will open these devices: DPDK must know all its PCI devices when it
+/// starts. Without this the first [`DpdkPort::open`] starts it, with its own device.
 ///
 /// # Errors
 /// What is wrong, and what to do.
@@ -144,8 +148,8 @@ pub fn start<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), String> {
     }
 }
 
-/// Takes from DPDK those of these devices that it has opened when it started and no port has: a host that does not open
-/// them leaves them to others.
+/// Takes from DPDK those of these devices that it has opened when it started and no port has: a
+/// host that does not open them leaves them to others.
 pub fn release<'a>(devices: impl Iterator<Item = &'a str>) {
     #[cfg(dpdk)]
     if Eal::runs() {

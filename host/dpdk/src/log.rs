@@ -21,7 +21,8 @@ fn complaints() -> MutexGuard<'static, VecDeque<String>> {
 
 thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
 
-/// Calls what may fail without anything being wrong: this thread's complaints are for those who debug.
+/// Calls what may fail without anything being wrong: this thread's complaints are for those who
+/// debug.
 pub(crate) fn quietly<R>(call: impl FnOnce() -> R) -> R {
     QUIET.set(true);
     let result = call();

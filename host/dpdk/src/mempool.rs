@@ -2,20 +2,23 @@
 //!
 //! # Who may touch the pool when
 //!
-//! A lane's [`Pool`] is one worker's, who has it by `&mut`. DPDK takes rooms (a receive queue is filled) and gives
-//! them back (a frame was sent) only while a driver runs, and a driver runs because the port called it. So the
-//! port *lends* the pool for the time of the call ([`SplitPool::lend`]): its address is put where the mempool's
-//! functions find it, together with which thread lent it, and is taken away behind the call. A driver that frees a
-//! frame at another time, or on a thread of its own (a memif peer went away), finds nothing lent: the room is
-//! noted as a stray, and given back at the next lending.
+//! A lane's [`Pool`] is one worker's, who has it by `&mut`. DPDK takes rooms (a receive queue is
+//! filled) and gives them back (a frame was sent) only while a driver runs, and a driver runs
+//! because the port called it. So the port *lends* the pool for the time of the call
+//! ([`SplitPool::lend`]): its address is put where the mempool's functions find it, together with
+//! which thread lent it, and is taken away behind the call. A driver that frees a frame at another
+//! time, or on a thread of its own (a memif peer went away), finds nothing lent: the room is noted
+//! as a stray, and given back at the next lending.
 //!
-//! A device that several lanes share is started, and closed, by one of them. What it then takes of the others' pools are
-//! rooms that these set apart before ([`SplitPool::set_apart`]); what it gives back are strays.
+//! A device that several lanes share is started, and closed, by one of them. What it then takes of
+//! the others' pools are rooms that these set apart before ([`SplitPool::set_apart`]); what it
+//! gives back are strays.
 //!
 //! # Devices that reach it by themselves
 //!
-//! All devices on `vfio-pci` of a process share one IOMMU domain: what one is given all others reach, and what is taken from one is taken
-//! from all. So the mempool is mapped with the first such device ([`SplitPool::map`]) and unmapped with the last.
+//! All devices on `vfio-pci` of a process share one IOMMU domain: what one is given all others
+//! reach, and what is taken from one is taken from all. So the mempool is mapped with the first
+//! such device ([`SplitPool::map`]) and unmapped with the last.
 
 use std::ffi::c_void;
 use std::sync::atomic::{
@@ -29,8 +32,9 @@ use weir_pool::Pool;
 
 use crate::log;
 
-/// Buffers in the cache that DPDK keeps for each thread; up to half as many more may lie there. They count as out.
-/// Without one a driver that frees frames one by one (most virtual ones) pays a call through a pointer for each.
+/// Buffers in the cache that DPDK keeps for each thread; up to half as many more may lie there.
+/// They count as out. Without one a driver that frees frames one by one (most virtual ones) pays a
+/// call through a pointer for each.
 const CACHE: u32 = 256;
 
 /// See the module.
@@ -49,8 +53,8 @@ pub(crate) struct SplitPool {
     lender: Box<Lender>,
 }
 
-// SAFETY: the mempool is made for many threads; `lend` needs the pool by `&mut`, so that it is one at a time, and
-// the rest of the shim is called by the port that is the last owner.
+// SAFETY: the mempool is made for many threads; `lend` needs the pool by `&mut`, so that it is one
+// at a time, and the rest of the shim is called by the port that is the last owner.
 unsafe impl Send for SplitPool {}
 // SAFETY: as for `Send`: what a shared one offers is `lend`, and the rest is for the last owner.
 unsafe impl Sync for SplitPool {}
@@ -106,8 +110,8 @@ impl SplitPool {
         let cache = CACHE.min(pool.rooms() / 16);
         let mut raw = std::ptr::null_mut();
         log::forget();
-        // SAFETY: the window has the pool's rooms behind its burst area; the lender lives in a box that goes after
-        // the mempool.
+        // SAFETY: the window has the pool's rooms behind its burst area; the lender lives in a box
+        // that goes after the mempool.
         let made = unsafe {
             sys::weir_dpdk_pool_new(
                 window,
@@ -144,12 +148,14 @@ impl SplitPool {
         self.promised.fetch_add(rooms, Relaxed);
     }
 
-    /// Lets the device of this port write to the memory by itself, until [`Self::unmap`]. The answer is DPDK's.
+    /// Lets the device of this port write to the memory by itself, until [`Self::unmap`]. The
+    /// answer is DPDK's.
     pub(crate) fn map(&self, port: u16) -> i32 {
         let mut devices = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if *devices == 0 {
-            // SAFETY: [S]: the port is being set up. The window stays until `unmap`, which the last of those that have it calls before the
-            // pool goes; the device writes to rooms that are out to it only.
+            // SAFETY: [S]: the port is being set up. The window stays until `unmap`, which the last
+            // of those that have it calls before the pool goes; the device writes to rooms that are
+            // out to it only.
             let result = unsafe { sys::weir_dpdk_dma_map(port, self.window, self.bytes) };
             if result < 0 {
                 return result;
@@ -159,7 +165,8 @@ impl SplitPool {
         0
     }
 
-    /// Takes the memory from a device that is stopped, but not closed: mappings go with the last device.
+    /// Takes the memory from a device that is stopped, but not closed: mappings go with the last
+    /// device.
     pub(crate) fn unmap(&self, port: u16) {
         let mut devices = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         *devices -= 1;
@@ -215,7 +222,8 @@ impl SplitPool {
 
     /// Gives back what lies in DPDK's caches. No worker may have the lane now.
     pub(crate) fn flush(&self, pool: &mut Pool) {
-        // SAFETY: [P]: this has the mempool; the caller has the pool by `&mut`, so no other thread is in a call that uses its caches.
+        // SAFETY: [P]: this has the mempool; the caller has the pool by `&mut`, so no other thread
+        // is in a call that uses its caches.
         self.lend(pool, |raw| unsafe { sys::weir_dpdk_pool_flush(raw) });
         self.lender.collect(pool);
         self.put_back(pool);
@@ -236,7 +244,8 @@ impl SplitPool {
 
 impl Drop for SplitPool {
     fn drop(&mut self) {
-        // SAFETY: [P]: this is the last owner; every port that had the mempool closed its device before it let go of it.
+        // SAFETY: [P]: this is the last owner; every port that had the mempool closed its device
+        // before it let go of it.
         unsafe { sys::weir_dpdk_pool_free(self.raw) };
     }
 }
@@ -255,12 +264,14 @@ impl Lender {
     unsafe extern "C" fn take(context: *mut c_void, offsets: *mut u32, count: u32) -> bool {
         // SAFETY: the context is the lender of a mempool that exists.
         let this = unsafe { &*context.cast::<Self>() };
-        // SAFETY: this thread lent the pool and is in the call that it was lent for, so this is the only reference.
+        // SAFETY: this thread lent the pool and is in the call that it was lent for, so this is the
+        // only reference.
         let Some(pool) = (unsafe { this.lent().as_mut() }) else {
             // SAFETY: the shim has room for `count` offsets.
             return unsafe { this.take_apart(offsets, count as usize) };
         };
-        // DPDK asks for enough to fill its cache, too, and once more without that if it gets nothing: only then there was none.
+        // DPDK asks for enough to fill its cache, too, and once more without that if it gets
+        // nothing: only then there was none.
         let again = this.refused.load(Relaxed);
         if pool.available() < count {
             this.refused.store(!again, Relaxed);
@@ -303,7 +314,8 @@ impl Lender {
         let this = unsafe { &*context.cast::<Self>() };
         // SAFETY: the shim gives `count` offsets.
         let offsets = unsafe { std::slice::from_raw_parts(offsets, count as usize) };
-        // SAFETY: this thread lent the pool and is in the call that it was lent for, so this is the only reference.
+        // SAFETY: this thread lent the pool and is in the call that it was lent for, so this is the
+        // only reference.
         match unsafe { this.lent().as_mut() } {
             Some(pool) => give_back(pool, offsets),
             None => {

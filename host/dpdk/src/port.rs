@@ -63,7 +63,8 @@ pub struct DpdkPort {
 }
 
 impl DpdkPort {
-    /// The device is started: what was set apart for that is the pool's again. False: it is not yet.
+    /// The device is started: what was set apart for that is the pool's again. False: it is not
+    /// yet.
     #[cold]
     fn goes_live(&mut self, pool: &mut Pool) -> bool {
         self.live = self.shared.is_started();
@@ -99,7 +100,8 @@ impl DpdkPort {
         self.shared.close();
     }
 
-    /// Gives a device back that somebody wants, who waits for it: the kernel takes a device of vfio away only then.
+    /// Gives a device back that somebody wants, who waits for it: the kernel takes a device of vfio
+    /// away only then.
     fn let_go<T>(&mut self, pool: &mut Pool, told: Result<T, PortError>) -> Result<T, PortError> {
         if told.is_err() && self.device.is_gone() {
             self.finish(pool)?;
@@ -147,8 +149,8 @@ impl DpdkPort {
         let (mut place, mut count) = (self.first, 0);
         for _ in 0..self.queues.len() {
             let queue = self.queues[place];
-            // SAFETY: [Q] and [P]: started, and this thread alone uses the queue; there is room for `max` frames and as many
-            // packets, which are laid out as the shim's.
+            // SAFETY: [Q] and [P]: started, and this thread alone uses the queue; there is room for
+            // `max` frames and as many packets, which are laid out as the shim's.
             count = attached.pool.lend(pool, |raw| unsafe {
                 match sys::weir_dpdk_receive(number, queue, frames, max as u16) {
                     0 => 0,
@@ -166,8 +168,8 @@ impl DpdkPort {
         }
         self.first = place;
         let count = usize::from(count);
-        // SAFETY: the shim has written so many, at most `max`, and any bytes are a packet; their rooms are those of the mempool,
-        // which are the pool's.
+        // SAFETY: the shim has written so many, at most `max`, and any bytes are a packet; their
+        // rooms are those of the mempool, which are the pool's.
         unsafe { into.set_len(into.len() + count) };
         count
     }
@@ -193,9 +195,9 @@ impl DpdkPort {
         };
         let (first, amount, mut bytes) = (packets.as_ptr().cast(), packets.len() as u16, 0);
         let bounce = attached.bounce.as_ref().map(|bounce| bounce.raw());
-        // SAFETY: [Q] and [P]: packets are laid out as the shim's, at most a burst of them; their rooms are out, and the shim checks that they
-        // are the pool's and that each packet lies in its own; the device is started, and this thread the only one that uses
-        // its queues.
+        // SAFETY: [Q] and [P]: packets are laid out as the shim's, at most a burst of them; their
+        // rooms are out, and the shim checks that they are the pool's and that each packet lies in
+        // its own; the device is started, and this thread the only one that uses its queues.
         let sent = attached.pool.lend(pool, |raw| unsafe {
             let (how, bytes) = (&raw const how, &raw mut bytes);
             match bounce {
@@ -246,7 +248,8 @@ impl DpdkPort {
         self.fit = fit;
     }
 
-    /// Takes back the rooms of what was sent: drivers do that by themselves only when they are to send more.
+    /// Takes back the rooms of what was sent: drivers do that by themselves only when they are to
+    /// send more.
     #[cold]
     fn take_back(&self, pool: &mut Pool) {
         let Some(attached) = &self.attached else { return };
@@ -449,7 +452,8 @@ impl Port for DpdkPort {
         if !shared.is_symmetric() {
             return Spreading::Anyhow;
         }
-        // The table is as long as a power of two, so with as many queues its length does not matter.
+        // The table is as long as a power of two, so with as many queues its length does not
+        // matter.
         let queues = shared.queues;
         let table = if queues.is_power_of_two() { 0 } else { shared.device.info.rss_table };
         let fields = shared.device.info.rss_fields;

@@ -1,13 +1,15 @@
 //! Which queue a device puts a flow into: receive side scaling, computed as the device does.
 //!
-//! The device hashes a flow's ends by Toeplitz with a key that repeats itself every 16 bits, and has the queue in a table by the
-//! hash (`weir_dpdk_spread`). With such a key the hash of an input is that of the exclusive or of the input's 16-bit words.
+//! The device hashes a flow's ends by Toeplitz with a key that repeats itself every 16 bits, and
+//! has the queue in a table by the hash (`weir_dpdk_spread`). With such a key the hash of an input
+//! is that of the exclusive or of the input's 16-bit words.
 
 use weir_steering::Key;
 
 /// Sixteen bits of the key, twice.
 const KEY: u32 = 0x6d5a_6d5a;
-/// `RTE_ETH_RSS_NONFRAG_IPV4_TCP`, `_UDP` and `_OTHER`, and `RTE_ETH_RSS_IPV4`; the shim compares them.
+/// `RTE_ETH_RSS_NONFRAG_IPV4_TCP`, `_UDP` and `_OTHER`, and `RTE_ETH_RSS_IPV4`; the shim compares
+/// them.
 const TCP_V4: u64 = 1 << 4;
 const UDP_V4: u64 = 1 << 5;
 const ANY_V4: u64 = 1 << 7 | 1 << 2;
@@ -16,8 +18,9 @@ const V6: u32 = 6;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The queue of a flow, in whichever direction, for a device that hashes these fields (`RTE_ETH_RSS_*`), with a table of so many
-/// entries. None: it does not hash such flows, or not by what is known of them.
+/// The queue of a flow, in whichever direction, for a device that hashes these fields
+/// (`RTE_ETH_RSS_*`), with a table of so many entries. None: it does not hash such flows, or not by
+/// what is known of them.
 pub(crate) fn queue_of(flow: &Key, fields: u64, table: u16, queues: u16) -> Option<u16> {
     let up = match (flow.is_ipv4(), flow.is_ipv6()) {
         (true, _) => 0,

@@ -1,10 +1,11 @@
-//! A device that has several ports, each with some of its queues for another lane: set up port by port, started with the last
-//! of them, stopped with the first that goes.
+//! A device that has several ports, each with some of its queues for another lane: set up port by
+//! port, started with the last of them, stopped with the first that goes.
 //!
-//! DPDK's queues may be used by different threads at the same time, but a device is configured, started, stopped and closed as a
-//! whole, and no queue may be in use then. So each port goes through a *gate* for every call to the driver. The gate of a port is
-//! closed once and for all before the device is stopped: whoever closes it waits for the call that is under way, and the port
-//! finds it closed and has ended. A port that has the device for itself needs no gate.
+//! DPDK's queues may be used by different threads at the same time, but a device is configured,
+//! started, stopped and closed as a whole, and no queue may be in use then. So each port goes
+//! through a *gate* for every call to the driver. The gate of a port is closed once and for all
+//! before the device is stopped: whoever closes it waits for the call that is under way, and the
+//! port finds it closed and has ended. A port that has the device for itself needs no gate.
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,13 +98,15 @@ impl SharedDevice {
         self.started.load(Ordering::Acquire)
     }
 
-    /// Does something to the device that it can be asked while its queues are used; none: it is not started, or closed.
+    /// Does something to the device that it can be asked while its queues are used; none: it is not
+    /// started, or closed.
     pub(crate) fn while_started<R>(&self, act: impl FnOnce() -> R) -> Option<R> {
         let setup = self.setup();
         (self.is_started() && !setup.closed && !self.device.is_gone()).then(act)
     }
 
-    /// Sets a port's queues up over its pool, and starts the device with the last port's: whether it did.
+    /// Sets a port's queues up over its pool, and starts the device with the last port's: whether
+    /// it did.
     pub(crate) fn attach(&self, queues: &[u16], pool: &mut Pool) -> Result<(Part, bool), String> {
         let mut setup = self.setup();
         if setup.closed {
@@ -159,7 +162,8 @@ impl SharedDevice {
             checksums: config.checksum_offload,
             interrupts,
         };
-        // SAFETY: [S]: the device is open until its last port has gone, and not started; `setup` is locked while it is set up.
+        // SAFETY: [S]: the device is open until its last port has gone, and not started; `setup` is
+        // locked while it is set up.
         let configured = unsafe { sys::weir_dpdk_configure(number, &raw const setup) };
         device.did("be configured", configured)?;
         if let Some(mtu) = config.mtu {
@@ -205,8 +209,8 @@ impl SharedDevice {
         let (device, number, raw) = (&self.device, self.device.number, part.pool.raw());
         let bounce = part.bounce.as_ref().map_or(ptr::null_mut(), |bounce| bounce.raw());
         for queue in &part.queues {
-            // SAFETY: [S]: configured, not started. Both mempools live as long as the device is open: they go with the parts, behind
-            // `close`.
+            // SAFETY: [S]: configured, not started. Both mempools live as long as the device is
+            // open: they go with the parts, behind `close`.
             let done = device.opening(*queue, || unsafe {
                 sys::weir_dpdk_rx_queue(number, *queue, rx, raw, bounce)
             });
@@ -300,8 +304,8 @@ impl SharedDevice {
         device.note("tx-descriptors", tx.to_string());
     }
 
-    /// Stops the device for all its ports and takes it away. Rooms that it had are strays of their pools, or are given back to
-    /// the one that is lent to this call.
+    /// Stops the device for all its ports and takes it away. Rooms that it had are strays of their
+    /// pools, or are given back to the one that is lent to this call.
     pub(crate) fn close(&self) {
         let mut setup = self.setup();
         if setup.closed {
@@ -314,7 +318,8 @@ impl SharedDevice {
             setup.parts.iter().for_each(|part| self.drain(part, usize::MAX));
         }
         for part in setup.parts.iter().filter(|part| part.mapped) {
-            // SAFETY: [S]: started; the gates of all ports are closed, or the one port is the caller, so nobody uses a queue.
+            // SAFETY: [S]: started; the gates of all ports are closed, or the one port is the
+            // caller, so nobody uses a queue.
             unsafe { sys::weir_dpdk_stop(self.device.number) };
             part.pool.unmap(self.device.number);
         }
@@ -330,8 +335,9 @@ impl SharedDevice {
             let mut freed = 0;
             while freed < most {
                 let (mut said, frames) = (sys::Said::default(), frames.as_mut_ptr());
-                // SAFETY: [Q] and [P]: started, and nobody uses its queues: it was not said yet that it is started, the gates are
-                // closed, or the one port is the caller. There is room for a burst of frames and of packets.
+                // SAFETY: [Q] and [P]: started, and nobody uses its queues: it was not said yet
+                // that it is started, the gates are closed, or the one port is the caller. There is
+                // room for a burst of frames and of packets.
                 let (came, count) = unsafe {
                     let (number, packets) = (self.device.number, packets.as_mut_ptr());
                     let count = sys::weir_dpdk_receive(number, *queue, frames, sys::BURST as u16);

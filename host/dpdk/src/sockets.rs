@@ -1,4 +1,5 @@
-//! The kernel's sockets that some drivers work with, found among the process's open files: DPDK does not give them away.
+//! The kernel's sockets that some drivers work with, found among the process's open files: DPDK
+//! does not give them away.
 
 use std::ffi::c_int;
 use std::fs;
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::interface;
 
-/// Longer than the kernel takes to let go of the queue of an AF_XDP socket that was closed: a worker of its own does that,
-/// some milliseconds later.
+/// Longer than the kernel takes to let go of the queue of an AF_XDP socket that was closed: a
+/// worker of its own does that, some milliseconds later.
 const RELEASE: Duration = Duration::from_millis(250);
 
 /// When the last one was.
@@ -51,7 +52,8 @@ impl Socket {
     }
 }
 
-/// Closes those of these AF_XDP sockets that their driver, which must not have them any more, did not.
+/// Closes those of these AF_XDP sockets that their driver, which must not have them any more, did
+/// not.
 pub(crate) fn close_xdp(sockets: impl IntoIterator<Item = Socket>) {
     for socket in sockets {
         socket.close_if_open();
@@ -59,8 +61,9 @@ pub(crate) fn close_xdp(sockets: impl IntoIterator<Item = Socket>) {
     }
 }
 
-/// Waits until the kernel has let go of what [`close_xdp`] closed. To try again instead is not possible: `net_af_xdp` goes on
-/// with the ring of buffers where a queue that could not be set up left it, and takes zeroes for addresses of frames.
+/// Waits until the kernel has let go of what [`close_xdp`] closed. To try again instead is not
+/// possible: `net_af_xdp` goes on with the ring of buffers where a queue that could not be set up
+/// left it, and takes zeroes for addresses of frames.
 pub(crate) fn wait_for_release() {
     let closed = *CLOSED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(closed) = closed {

@@ -1,4 +1,5 @@
-//! The port on devices that lie on the kernel's interfaces, in network namespaces with hosts on the other side.
+//! The port on devices that lie on the kernel's interfaces, in network namespaces with hosts on the
+//! other side.
 
 #![cfg(dpdk)]
 
@@ -288,8 +289,9 @@ fn netns_checksums_are_filled_in_and_verified() {
     };
     assert_eq!((&came[..24], &came[26..]), (&none[..24], &none[26..]));
     assert_ne!(came[24..26], none[24..26], "the header's own is filled in");
-    // The same the other way round, out of the kernel's side: it is dropped, or it would leave with right ones. Twice, because a
-    // packet socket answers its first call with the error that the interface was down once.
+    // The same the other way round, out of the kernel's side: it is dropped, or it would leave with
+    // right ones. Twice, because a packet socket answers its first call with the error that the
+    // interface was down once.
     rig.send_frames(1, [wrong.as_slice()]);
     rig.send_frames(1, [wrong.as_slice()]);
     let until = Instant::now() + common::PATIENCE;
@@ -335,7 +337,8 @@ fn netns_an_interface_that_disappears_is_an_error_of_its_port() {
     drop(host);
 }
 
-/// Receives until the port says that it waits, or asks to be asked; what came in between is given back.
+/// Receives until the port says that it waits, or asks to be asked; what came in between is given
+/// back.
 fn until_it_waits(rig: &mut Rig) {
     let until = Instant::now() + common::PATIENCE;
     loop {
@@ -407,7 +410,8 @@ fn netns_a_sleeping_port_is_woken_by_a_packet() {
     rig.end();
 }
 
-/// One device's two queues, on two lanes. Not `net_af_xdp`: its driver takes a veth for an interface with one queue.
+/// One device's two queues, on two lanes. Not `net_af_xdp`: its driver takes a veth for an
+/// interface with one queue.
 #[test]
 fn netns_each_lane_is_woken_by_its_own_queue() {
     if !netns::possible() {

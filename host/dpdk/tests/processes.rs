@@ -1,5 +1,6 @@
-//! The port in other circumstances than a test's own process has: beside another process, as another user, with
-//! other memory; and devices that are not there. A test that needs such a process starts itself again.
+//! The port in other circumstances than a test's own process has: beside another process, as
+//! another user, with other memory; and devices that are not there. A test that needs such a
+//! process starts itself again.
 
 #![cfg(dpdk)]
 
@@ -56,7 +57,8 @@ fn memif_between_two_processes() {
     while inspector.inspect().fact("link").is_none_or(|link| !link.starts_with("up")) {
         assert!(Instant::now() < until, "the peer does not come: {:?}", inspector.inspect());
     }
-    // The link is up on this side before the peer looks at its rings: what is sent until it does may be lost.
+    // The link is up on this side before the peer looks at its rings: what is sent until it does
+    // may be lost.
     let hello = frame(u32::MAX, 20);
     while rig.receive(0, 32) == 0 {
         assert!(Instant::now() < until, "the peer does not answer: {:?}", inspector.inspect());

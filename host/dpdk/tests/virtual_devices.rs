@@ -1,4 +1,5 @@
-//! The port on virtual devices of DPDK that need no rights: they move packets within the process, and to files.
+//! The port on virtual devices of DPDK that need no rights: they move packets within the process,
+//! and to files.
 
 #![cfg(dpdk)]
 
@@ -184,7 +185,8 @@ fn frames_that_cannot_be_sent_are_counted() {
     rig.end();
 }
 
-/// Each way in which a packet can lie: alone, so that it is the shim that says whether it fits, and behind one that does.
+/// Each way in which a packet can lie: alone, so that it is the shim that says whether it fits, and
+/// behind one that does.
 #[test]
 fn what_is_sent_is_what_lies_in_its_room() {
     /// A room without its headroom: what the device would take is longer.

@@ -1,16 +1,19 @@
-//! Whether the kernel keeps interrupts off where `xdp` ports poll their device themselves: else both serve the queue, and polling brings nothing.
-//! See "Busy polling" in `Documentation/networking/napi.rst`.
+//! Whether the kernel keeps interrupts off where `xdp` ports poll their device themselves: else
+//! both serve the queue, and polling brings nothing. See "Busy polling" in
+//! `Documentation/networking/napi.rst`.
 
 use std::fs;
 use std::path::Path;
 
 use weir_spec::{Port, PortKind};
 
-/// What an interface needs for it, with values to begin with: rounds without packets before interrupts come again, and nanoseconds after
-/// which the kernel polls by itself if nobody else does.
+/// What an interface needs for it, with values to begin with: rounds without packets before
+/// interrupts come again, and nanoseconds after which the kernel polls by itself if nobody else
+/// does.
 const NEEDED: [(&str, u64); 2] = [("napi_defer_hard_irqs", 2), ("gro_flush_timeout", 200_000)];
 
-/// What to say of a port with `busy-poll` whose interface has not what that needs. `sys`: where sysfs is.
+/// What to say of a port with `busy-poll` whose interface has not what that needs. `sys`: where
+/// sysfs is.
 pub(crate) fn warning(port: &Port, sys: &Path) -> Option<String> {
     let interface = port.interface.as_deref().filter(|_| port.kind == PortKind::Xdp)?;
     port.busy_poll?;

@@ -1,10 +1,13 @@
-//! Both data planes behind the control plane's [`Engine`](weir_control::engine::Engine): what a host is made of below its API.
+//! Both data planes behind the control plane's [`Engine`](weir_control::engine::Engine): what a
+//! host is made of below its API.
 //!
-//! Owns: chains, listeners, ports and devices as they are deployed; that a change is on all workers and threads or on none; what
-//! they tell of themselves. Must not know: arguments, where the configuration is, signals, requests to the API, the store.
+//! Owns: chains, listeners, ports and devices as they are deployed; that a change is on all workers
+//! and threads or on none; what they tell of themselves. Must not know: arguments, where the
+//! configuration is, signals, requests to the API, the store.
 //!
-//! [`packets`] has workers, lanes and ports, [`messages`] the gateway and its listeners, [`nics`] what is done to
-//! devices before they are opened. [`Planes`] puts them together: the only place that knows both planes.
+//! [`packets`] has workers, lanes and ports, [`messages`] the gateway and its listeners, [`nics`]
+//! what is done to devices before they are opened. [`Planes`] puts them together: the only place
+//! that knows both planes.
 
 mod busy_poll;
 pub mod located;

@@ -1,4 +1,5 @@
-//! What those say who know no configuration file, as something that is wrong at a key of it, with what to do.
+//! What those say who know no configuration file, as something that is wrong at a key of it, with
+//! what to do.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -50,7 +51,8 @@ pub(crate) fn listener_of(error: &GatewayError, listeners: &[Listener]) -> Optio
     Some(listener(error, &listeners[place], place))
 }
 
-/// The first key that names a file of certificates, or of a private key: one may be named as both, by mistake.
+/// The first key that names a file of certificates, or of a private key: one may be named as both,
+/// by mistake.
 fn in_file(listener: &Listener, file: &Path, of_key: bool, message: String) -> Invalid {
     for (place, tls) in listener.tls.iter().enumerate() {
         for (key, path) in [("certificate", &tls.certificate), ("key", &tls.key)] {

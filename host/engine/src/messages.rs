@@ -1,7 +1,9 @@
-//! The message plane behind the control plane's engine: a gateway, its listeners, and the chains that their messages pass.
+//! The message plane behind the control plane's engine: a gateway, its listeners, and the chains
+//! that their messages pass.
 //!
-//! A chain has a part on each thread of each listener that names it. Everything slow (compiling, instantiating, configuring) is done by
-//! the calling thread for every part before the first one changes; the gateway's threads only publish.
+//! A chain has a part on each thread of each listener that names it. Everything slow (compiling,
+//! instantiating, configuring) is done by the calling thread for every part before the first one
+//! changes; the gateway's threads only publish.
 
 mod chains;
 mod listeners;
@@ -45,7 +47,8 @@ pub(crate) struct Messages {
     /// Where chains have processes of their own.
     hub: OnceLock<Hub>,
     proxies: Proxies,
-    /// The gateway's listeners are taken away; whoever tells it of one looks here, and keeps it from changing meanwhile.
+    /// The gateway's listeners are taken away; whoever tells it of one looks here, and keeps it
+    /// from changing meanwhile.
     drained: RwLock<bool>,
 }
 
@@ -137,7 +140,8 @@ impl Messages {
         let _ = self.sink.set(sink);
     }
 
-    /// Lets connections end, for at most this long. Nobody listens from then on, whatever is still being changed.
+    /// Lets connections end, for at most this long. Nobody listens from then on, whatever is still
+    /// being changed.
     pub(crate) fn drain(&self, time: Duration) -> usize {
         *self.drained.write().unwrap_or_else(PoisonError::into_inner) = true;
         if let Some(gateway) = self.gateway.get() {

@@ -1,4 +1,5 @@
-//! Virtual functions that the configuration names: found or made before ports are opened, and left as they were found.
+//! Virtual functions that the configuration names: found or made before ports are opened, and left
+//! as they were found.
 
 mod wanted;
 
@@ -17,7 +18,8 @@ use self::wanted::{Role, Used, Wanted, of_sriov};
 
 /// The journal's name in the store's directory.
 const JOURNAL: &str = "sriov.journal";
-/// How often, and with which pause, undoing is tried while the host's own ports let go of their devices.
+/// How often, and with which pause, undoing is tried while the host's own ports let go of their
+/// devices.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -106,7 +108,8 @@ fn lock(journal: &SharedJournal) -> MutexGuard<'_, Option<Journal>> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// MAC addresses by which steering rules have NICs bring frames to virtual functions. They go with [`Nics`] at the latest.
+/// MAC addresses by which steering rules have NICs bring frames to virtual functions. They go with
+/// [`Nics`] at the latest.
 #[derive(Default)]
 pub(crate) struct VfMacs {
     in_use: InUse,
@@ -116,7 +119,8 @@ pub(crate) struct VfMacs {
 }
 
 impl VfMacs {
-    /// Whether a port's device is a virtual function that the configuration names, and so the host has set up.
+    /// Whether a port's device is a virtual function that the configuration names, and so the host
+    /// has set up.
     pub(crate) fn is_set_up(&self, port: &Name) -> bool {
         self.function_of(port).is_some()
     }
@@ -126,8 +130,9 @@ impl VfMacs {
         self.in_use.0.iter().find(has)
     }
 
-    /// Has frames for this address brought to the function that a port has; none: no more than what is the function's own. The answer is
-    /// none if the port has no function, else whether the NIC does that, or why not.
+    /// Has frames for this address brought to the function that a port has; none: no more than what
+    /// is the function's own. The answer is none if the port has no function, else whether the NIC
+    /// does that, or why not.
     pub(crate) fn bring(&self, port: &Name, mac: Option<[u8; 6]>) -> Option<Result<(), String>> {
         let used = self.function_of(port)?;
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +192,8 @@ impl Nics {
         Ok(nics)
     }
 
-    /// Makes what the configuration names, and puts addresses and interfaces into it in place of names.
+    /// Makes what the configuration names, and puts addresses and interfaces into it in place of
+    /// names.
     ///
     /// # Errors
     /// What cannot be had, and where the configuration asks for it.

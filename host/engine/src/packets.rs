@@ -1,7 +1,7 @@
 //! The packet plane behind the control plane's engine: workers, lanes and ports of this process.
 //!
-//! A chain has a lane on each of its workers; everything slow (compiling, instantiating, configuring) is done by the calling
-//! thread, and the workers only publish.
+//! A chain has a lane on each of its workers; everything slow (compiling, instantiating,
+//! configuring) is done by the calling thread, and the workers only publish.
 
 mod chains;
 mod crossing;
@@ -54,7 +54,8 @@ impl Packets {
     /// Starts the workers, and opens ports: those that cannot be opened are down.
     ///
     /// # Errors
-    /// When threads cannot be had, or something is wrong with the configuration's ports on whatever machine.
+    /// When threads cannot be had, or something is wrong with the configuration's ports on whatever
+    /// machine.
     pub(crate) fn start(config: &HostConfig, sandbox: Arc<Sandbox>, macs: VfMacs) -> Result<Self> {
         let count = config.workers.number();
         let mut workers = Vec::with_capacity(count);
@@ -263,8 +264,8 @@ impl Packets {
         let ids: Vec<ChainId> = self.lanes.chains().keys().cloned().collect();
         for id in ids {
             let Ok(deployed) = self.lanes.deployed(&id) else { continue };
-            // Whoever changes it may run code of the tenant's: what is over by then is waited for, and the rest finds that the chain is
-            // gone. Its devices must not be kept by that.
+            // Whoever changes it may run code of the tenant's: what is over by then is waited for,
+            // and the rest finds that the chain is gone. Its devices must not be kept by that.
             let _turn = deployed.turn_until(until);
             if self.lanes.chains().remove(&id).is_none() {
                 // Whoever had the turn has taken it down.

@@ -1,5 +1,5 @@
-//! Both planes as the control plane's one engine: what is asked goes to the plane that has the function. A chain whose functions are
-//! for both has a part on each.
+//! Both planes as the control plane's one engine: what is asked goes to the plane that has the
+//! function. A chain whose functions are for both has a part on each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,8 +53,9 @@ fn lost(error: EngineError) -> EngineError {
     }
 }
 
-/// Linear memories of functions in this process from which on nothing is deployed: of 31,000 that there are addresses for, the rest is for
-/// what is being made ready then, and for instances that take the place of ones that faulted.
+/// Linear memories of functions in this process from which on nothing is deployed: of 31,000 that
+/// there are addresses for, the rest is for what is being made ready then, and for instances that
+/// take the place of ones that faulted.
 const MEMORIES: usize = 24 << 10;
 
 /// Whether there are addresses for another chain, or version.
@@ -78,11 +79,12 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// Starts workers and the gateway's threads, opens ports and listens. Ports that cannot be opened are down.
+    /// Starts workers and the gateway's threads, opens ports and listens. Ports that cannot be
+    /// opened are down.
     ///
     /// # Errors
-    /// When threads cannot be had, an address cannot be listened at, a certificate is no good, or something is wrong with ports on whatever
-    /// machine.
+    /// When threads cannot be had, an address cannot be listened at, a certificate is no good, or
+    /// something is wrong with ports on whatever machine.
     pub fn start(config: &HostConfig, sandbox: Arc<Sandbox>, nics: &Nics) -> anyhow::Result<Self> {
         let packets = Packets::start(config, Arc::clone(&sandbox), nics.macs())?;
         let messages = Messages::start(config, Arc::clone(&sandbox), crate::random_seed())?;
@@ -301,7 +303,8 @@ impl Engine for Planes {
 
     fn drain(&self, deadline: Duration) -> Drained {
         let until = Instant::now() + deadline;
-        // Messages first, because packet chains may bring what they are made of. But a client that stays must not take all of the time.
+        // Messages first, because packet chains may bring what they are made of. But a client that
+        // stays must not take all of the time.
         let messages = self.messages.drain(deadline * 3 / 4);
         let mut drained = self.packets.drain(until.saturating_duration_since(Instant::now()));
         drained.chains += messages;

@@ -1,5 +1,5 @@
-//! Whether `xdp` ports have all receive queues of their interfaces: what arrives at another queue no chain sees, and rules only of a port that
-//! has the interface alone.
+//! Whether `xdp` ports have all receive queues of their interfaces: what arrives at another queue
+//! no chain sees, and rules only of a port that has the interface alone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use weir_spec::{Port, PortKind};
 
-/// What to say of a port whose interface has queues in use that none of all `ports` has. Nothing is said of what the machine does not tell.
-/// `sys`: where sysfs is.
+/// What to say of a port whose interface has queues in use that none of all `ports` has. Nothing is
+/// said of what the machine does not tell. `sys`: where sysfs is.
 pub(crate) fn warning<'p>(
     ports: impl Iterator<Item = &'p Port> + Clone,
     port: &Port,

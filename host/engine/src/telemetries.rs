@@ -7,7 +7,8 @@ use weir_control::engine::{ChainId, FunctionLog, LogLine};
 use weir_sandbox::Telemetry;
 use weir_spec::Name;
 
-/// Those of functions that run side by side, by their names in the chain; they outlive versions. Clones are the same.
+/// Those of functions that run side by side, by their names in the chain; they outlive versions.
+/// Clones are the same.
 #[derive(Clone, Default)]
 pub(crate) struct Telemetries(Arc<Mutex<BTreeMap<String, Arc<Telemetry>>>>);
 
@@ -26,7 +27,8 @@ impl Telemetries {
         self.all().get(label).cloned()
     }
 
-    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with each shadow.
+    /// Those of a function's shadow, which are not to be mixed with its own; they begin anew with
+    /// each shadow.
     pub(crate) fn new_shadow(&self, label: &str) -> Arc<Telemetry> {
         let new = Arc::default();
         self.all().insert(shadow_of(label), Arc::clone(&new));

@@ -1,8 +1,9 @@
 //! What the data plane has to tell, told to the control plane with lines of source in it.
 //!
-//! To read those takes as long as whoever made a component has it take. So each tenant's events wait for each other and for nobody else's, and
-//! not on the threads that tell them: those carry messages, or bring versions back. What the control plane acts on, a version that went back,
-//! say, is never left out, and where much waits it is told without lines.
+//! To read those takes as long as whoever made a component has it take. So each tenant's events
+//! wait for each other and for nobody else's, and not on the threads that tell them: those carry
+//! messages, or bring versions back. What the control plane acts on, a version that went back, say,
+//! is never left out, and where much waits it is told without lines.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ use weir_spec::Name;
 const WAITING_MAX: usize = 1024;
 /// Events that may wait behind one that has its lines read.
 const WAITING_FOR_LINES: usize = 16;
-/// Tenants whose line tables are read at the same time: each takes a process. What comes on top is told without lines.
+/// Tenants whose line tables are read at the same time: each takes a process. What comes on top is
+/// told without lines.
 const READERS_MAX: usize = 4;
 
 /// A tenant's events that wait, and how many there was no room for.
@@ -166,7 +168,8 @@ mod tests {
                 format!("{text}!")
             }
         });
-        // As many as have their lines read at the same time are held up, one with more events than may wait.
+        // As many as have their lines read at the same time are held up, one with more events than
+        // may wait.
         for n in 0..READERS_MAX {
             told.tell(note(&format!("slow{n}"), "slow"));
             begun.recv().unwrap();

@@ -118,7 +118,8 @@ impl Times {
         self.counts.iter().sum()
     }
 
-    /// Bound of each bucket (`None`: without one), and the times below it that are in no bucket before.
+    /// Bound of each bucket (`None`: without one), and the times below it that are in no bucket
+    /// before.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
         self.counts
             .iter()
@@ -126,7 +127,8 @@ impl Times {
             .map(|(bucket, &count)| (upper_bound(bucket).map(Duration::from_nanos), count))
     }
 
-    /// The time that this part (0 to 1) of all are below, to a quarter of an octave; `None` without any.
+    /// The time that this part (0 to 1) of all are below, to a quarter of an octave; `None` without
+    /// any.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let wanted = (self.count() as f64 * part).ceil().max(1.0) as u64;

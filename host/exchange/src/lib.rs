@@ -1,13 +1,16 @@
 //! What a gateway and a chain of message functions say to each other.
 //!
-//! Owns: the words that both sides use. Must not know: either side; the gateway knows no Wasm, and chains know no sockets.
+//! Owns: the words that both sides use. Must not know: either side; the gateway knows no Wasm, and
+//! chains know no sockets.
 //!
-//! A [`Chain`] belongs to one thread and one listener. Each request, and each connection ([`Kind`]), is an [`Exchange`]; events of one
-//! direction come one after the other, request events first to last function, response events last to first. A body that is not there is
-//! not told. A [`Middleware`] is a chain written in Rust.
+//! A [`Chain`] belongs to one thread and one listener. Each request, and each connection
+//! ([`Kind`]), is an [`Exchange`]; events of one direction come one after the other, request events
+//! first to last function, response events last to first. A body that is not there is not told. A
+//! [`Middleware`] is a chain written in Rust.
 //!
-//! A chain may have services in it ([`Legs`]): functions that take a request whole, with a body that streams, and give a response,
-//! and that have the rest of the chain behind them as a client has a server.
+//! A chain may have services in it ([`Legs`]): functions that take a request whole, with a body
+//! that streams, and give a response, and that have the rest of the chain behind them as a client
+//! has a server.
 //!
 //! Both sides count with the same [`Counter`] and [`Histogram`].
 
@@ -31,7 +34,8 @@ pub use service::{Broken, Leg, Legs, Onward, Service, Stream, copied};
 /// Bytes of a body, in order.
 pub type Pieces = SmallVec<[Bytes; 2]>;
 
-/// Among the extensions of a response's head: no upstream sent it, the gateway made it in the place of one.
+/// Among the extensions of a response's head: no upstream sent it, the gateway made it in the place
+/// of one.
 #[derive(Debug, Clone, Copy)]
 pub struct MadeByGateway;
 
@@ -39,7 +43,8 @@ pub struct MadeByGateway;
 #[derive(Debug, Clone, Copy)]
 pub struct SentBy(pub usize);
 
-/// Among the extensions of an answer: a head that goes this way is larger than what functions can be shown.
+/// Among the extensions of an answer: a head that goes this way is larger than what functions can
+/// be shown.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadTooLarge(pub Direction);
 
@@ -95,7 +100,8 @@ pub enum Kind {
     Request,
     /// An L4 connection: it is opened, its bytes are shown, and it ends.
     Connection,
-    /// A connection that carries requests, which are exchanges of their own: it is opened, and it ends. Its bytes are not shown.
+    /// A connection that carries requests, which are exchanges of their own: it is opened, and it
+    /// ends. Its bytes are not shown.
     HttpConnection,
 }
 
@@ -186,7 +192,8 @@ pub enum CallFault {
 /// The answer to a function's own request, with all of its body.
 pub type CallResult = Result<Response<Bytes>, CallFault>;
 
-/// A thread of the gateway, to a chain on it. Upstreams are told by their place in the listener's list.
+/// A thread of the gateway, to a chain on it. Upstreams are told by their place in the listener's
+/// list.
 pub trait Environment {
     /// Sends a request to an upstream, and gives its answer; of the body at most so many bytes.
     fn call(
@@ -204,7 +211,8 @@ pub trait Environment {
     fn spawn(&self, task: LocalBoxFuture<'static, ()>);
 }
 
-/// The upstreams of a listener on one thread, as functions see them: by their places in the listener's list.
+/// The upstreams of a listener on one thread, as functions see them: by their places in the
+/// listener's list.
 pub trait Upstreams: Send + Sync {
     /// How many there are.
     fn count(&self) -> usize;
@@ -246,7 +254,8 @@ pub trait Middleware {
     fn open(&self, origin: &Origin, kind: Kind) -> Rc<dyn Passage>;
 }
 
-/// What an exchange says to an event: at once, which costs nothing, or when it has waited for something.
+/// What an exchange says to an event: at once, which costs nothing, or when it has waited for
+/// something.
 pub enum Reply<'a, T> {
     /// Said.
     Now(T),
@@ -384,7 +393,8 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// A request with its response, or a connection, on its way through a chain. Clones are the same exchange; with the last one it is over.
+/// A request with its response, or a connection, on its way through a chain. Clones are the same
+/// exchange; with the last one it is over.
 #[derive(Clone)]
 pub struct Exchange(Rc<dyn Passage>);
 
@@ -395,8 +405,8 @@ impl Exchange {
         Self(passage)
     }
 
-    /// A request's head: hop-by-hop fields are gone, the target is in origin form, and `host` says the authority. `body`: bytes of
-    /// the body, if they are known; 0 if there is none.
+    /// A request's head: hop-by-hop fields are gone, the target is in origin form, and `host` says
+    /// the authority. `body`: bytes of the body, if they are known; 0 if there is none.
     pub fn request_head<'a>(
         &'a self,
         parts: &'a mut request::Parts,
@@ -405,7 +415,8 @@ impl Exchange {
         self.0.request_head(parts, body)
     }
 
-    /// A piece of its body, at most [`Chain::piece_max`] bytes. `last`: there is none after it, and it may be empty.
+    /// A piece of its body, at most [`Chain::piece_max`] bytes. `last`: there is none after it, and
+    /// it may be empty.
     pub fn request_body(&self, piece: Bytes, last: bool) -> Reply<'static, BodyStep> {
         Rc::clone(&self.0).request_body(piece, last)
     }
@@ -434,7 +445,8 @@ impl Exchange {
         Rc::clone(&self.0).data(from_upstream, piece, last)
     }
 
-    /// The parts of the chain, if it has services; then the exchange itself is told nothing but its end.
+    /// The parts of the chain, if it has services; then the exchange itself is told nothing but its
+    /// end.
     #[must_use]
     pub fn legs(&self) -> Option<Rc<dyn Legs>> {
         Rc::clone(&self.0).legs()
@@ -446,7 +458,8 @@ impl Exchange {
         self.0.upstream()
     }
 
-    /// Whether no function wants any more bytes of this direction. Of a connection that carries requests, which is asked when it was
+    /// Whether no function wants any more bytes of this direction. Of a connection that carries
+    /// requests, which is asked when it was
     /// [`Self::opened`]: whether none would decide by them.
     #[must_use]
     pub fn done(&self, from: Direction) -> bool {

@@ -1,7 +1,9 @@
-//! Services in a chain: functions that are handed a request and give a response, both with bodies that stream.
+//! Services in a chain: functions that are handed a request and give a response, both with bodies
+//! that stream.
 //!
-//! Functions that live by events are told of a message as it passes. A service stands in the way of it: what comes after the
-//! service in the chain sees the requests that the service sends on, and what comes before sees the service's response.
+//! Functions that live by events are told of a message as it passes. A service stands in the way of
+//! it: what comes after the service in the chain sees the requests that the service sends on, and
+//! what comes before sees the service's response.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,7 +15,8 @@ use http::{Request, Response, request};
 
 use crate::{CallFault, Exchange, Reply};
 
-/// A body on its way between threads: data, then perhaps trailers. The next frame is made when it is asked for.
+/// A body on its way between threads: data, then perhaps trailers. The next frame is made when it
+/// is asked for.
 pub type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Broken> + Send>>;
 
 /// A request's head once more; extensions are nobody's but the gateway's.
@@ -61,8 +64,8 @@ impl std::error::Error for Broken {}
 
 /// The rest of the chain, and the upstream behind it.
 pub trait Onward {
-    /// Sends a request on; to this upstream, unless a function of the rest chooses another. The rest of the chain sees each
-    /// request as an exchange of its own.
+    /// Sends a request on; to this upstream, unless a function of the rest chooses another. The
+    /// rest of the chain sees each request as an exchange of its own.
     fn send(
         &self,
         request: Request<Stream>,
@@ -72,7 +75,8 @@ pub trait Onward {
 
 /// A function that takes exchanges whole, for one exchange.
 pub trait Service {
-    /// Serves the exchange. Whoever drops the future, or the response's body before its end, has no interest in it any more.
+    /// Serves the exchange. Whoever drops the future, or the response's body before its end, has no
+    /// interest in it any more.
     fn serve(
         &self,
         request: Request<Stream>,
@@ -90,7 +94,7 @@ pub enum Leg {
 
 /// The parts of a chain with services, for one exchange.
 pub trait Legs {
-    /// The part at this place, newly begun; none behind the last one. The first begins once; later ones each time that a service
-    /// sends something on.
+    /// The part at this place, newly begun; none behind the last one. The first begins once; later
+    /// ones each time that a service sends something on.
     fn leg(&self, place: usize) -> Reply<'_, Option<Leg>>;
 }

@@ -1,4 +1,5 @@
-//! A bare proxy: `proxy LISTEN UPSTREAM[,UPSTREAM...] [tcp|http|http2]`. For measuring what the gateway itself costs.
+//! A bare proxy: `proxy LISTEN UPSTREAM[,UPSTREAM...] [tcp|http|http2]`. For measuring what the
+//! gateway itself costs.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! What a gateway is told: listeners, their upstreams, periods and limits. Plain data; who reads files fills it in.
+//! What a gateway is told: listeners, their upstreams, periods and limits. Plain data; who reads
+//! files fills it in.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +17,8 @@ pub struct GatewayConfig {
     pub threads: usize,
     /// What the field `via` calls this gateway: a token (RFC 9110 section 7.6.3).
     pub via: String,
-    /// Bytes of responses that HTTP/2 clients leave untaken, on each thread; above it those are given up that have waited longest.
+    /// Bytes of responses that HTTP/2 clients leave untaken, on each thread; above it those are
+    /// given up that have waited longest.
     pub response_buffers: usize,
     /// Who is told which upstreams are down.
     pub news: News,
@@ -51,7 +53,8 @@ pub struct ListenerConfig {
     pub addresses: Vec<SocketAddr>,
     /// The interface that connections have to come from; none: any.
     pub device: Option<String>,
-    /// It takes connections to foreign addresses, too, that the kernel is told to deliver here. Needs CAP_NET_ADMIN.
+    /// It takes connections to foreign addresses, too, that the kernel is told to deliver here.
+    /// Needs CAP_NET_ADMIN.
     pub transparent: bool,
     /// What is spoken there.
     pub protocol: Protocol,
@@ -61,15 +64,18 @@ pub struct ListenerConfig {
     pub upstreams: Vec<UpstreamConfig>,
     /// How often names of upstreams are looked up.
     pub resolve: Duration,
-    /// TLS is spoken if there are any. The first one is for clients that name no server or an unknown one.
+    /// TLS is spoken if there are any. The first one is for clients that name no server or an
+    /// unknown one.
     pub certificates: Vec<Certificate>,
     /// Clients are asked for certificates.
     pub client_certificates: Option<ClientCertificates>,
     /// Every connection begins with a PROXY protocol header, version 1 or 2; others are closed.
     pub proxy_protocol: bool,
-    /// Only connections from these addresses do, and others have no header and speak for themselves; none: all connections do.
+    /// Only connections from these addresses do, and others have no header and speak for
+    /// themselves; none: all connections do.
     pub proxy_protocol_from: Option<Vec<Prefix>>,
-    /// Begin upstream connections with such a header. HTTP connections are then not used for a second request.
+    /// Begin upstream connections with such a header. HTTP connections are then not used for a
+    /// second request.
     pub upstream_proxy_protocol: Option<ProxyHeader>,
     /// What becomes of a client's word of where a request comes from.
     pub forwarded: ForwardedFields,
@@ -81,7 +87,8 @@ pub struct ListenerConfig {
     pub retry: Retry,
     /// How upstreams are looked at.
     pub health: Option<HealthCheck>,
-    /// The file that requests, and connections that carry none, are written to when they are over: a JSON object a line.
+    /// The file that requests, and connections that carry none, are written to when they are over:
+    /// a JSON object a line.
     pub log: Option<PathBuf>,
 }
 
@@ -166,8 +173,8 @@ impl fmt::Display for Target {
 pub struct UpstreamConfig {
     /// Where it is.
     pub address: Target,
-    /// Its share of what is balanced, against the others' weights. 0: only what a function sends there, which no other gets in its
-    /// place.
+    /// Its share of what is balanced, against the others' weights. 0: only what a function sends
+    /// there, which no other gets in its place.
     pub weight: u32,
     /// TLS towards it.
     pub tls: Option<UpstreamTls>,
@@ -204,14 +211,14 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-/// Which certificates clients are asked for. A listener that asks says in `x-forwarded-client-cert` what it was shown, and takes away
-/// what clients say there.
+/// Which certificates clients are asked for. A listener that asks says in `x-forwarded-client-cert`
+/// what it was shown, and takes away what clients say there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificates {
     /// PEM file of the authorities that may have signed them.
     pub authorities: PathBuf,
-    /// PEM file of lists of revoked certificates (RFC 5280): one of each authority on the way from a certificate to one of
-    /// `authorities`.
+    /// PEM file of lists of revoked certificates (RFC 5280): one of each authority on the way from
+    /// a certificate to one of `authorities`.
     pub revoked: Option<PathBuf>,
     /// Whether clients are refused of whose authorities a list is out of date (`nextUpdate`).
     pub enforce_next_update: bool,
@@ -226,7 +233,8 @@ pub struct Certificate {
     pub certificate: PathBuf,
     /// PEM file of the private key.
     pub key: PathBuf,
-    /// Server names it is used for (`*.example.org` for one label in front); those in the certificate if empty.
+    /// Server names it is used for (`*.example.org` for one label in front); those in the
+    /// certificate if empty.
     pub names: Vec<String>,
 }
 
@@ -265,16 +273,18 @@ pub enum ProxyHeader {
     V2,
 }
 
-/// What becomes of the fields in which a client says for whom it sends a request: `x-forwarded-for`, `x-forwarded-proto`,
-/// `x-forwarded-host`, and `forwarded`.
+/// What becomes of the fields in which a client says for whom it sends a request:
+/// `x-forwarded-for`, `x-forwarded-proto`, `x-forwarded-host`, and `forwarded`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ForwardedFields {
-    /// The client's address is added to the list in `x-forwarded-for`; the others are the gateway's own.
+    /// The client's address is added to the list in `x-forwarded-for`; the others are the gateway's
+    /// own.
     #[default]
     Append,
     /// All are the gateway's own: it is the first one.
     Replace,
-    /// The client is a proxy that is believed: its address is added to the list, and what else it said stays.
+    /// The client is a proxy that is believed: its address is added to the list, and what else it
+    /// said stays.
     Keep,
 }
 
@@ -283,15 +293,18 @@ pub enum ForwardedFields {
 pub struct Timeouts {
     /// For a request's head from its first byte, for a TLS handshake, for a PROXY protocol header.
     pub header: Duration,
-    /// Between two pieces of a request's body until the response begins, and for the client to take a piece of a response.
+    /// Between two pieces of a request's body until the response begins, and for the client to take
+    /// a piece of a response.
     pub body: Duration,
-    /// For a connection to an upstream, TLS included, and for its word that one of HTTP/2 is still there.
+    /// For a connection to an upstream, TLS included, and for its word that one of HTTP/2 is still
+    /// there.
     pub connect: Duration,
     /// From the request to the response's head, and then without a piece of either body.
     pub response: Duration,
     /// Without a request on a client's connection.
     pub idle: Duration,
-    /// Without a byte on an L4 connection, or one that has changed to another protocol; and for either side of it to take one.
+    /// Without a byte on an L4 connection, or one that has changed to another protocol; and for
+    /// either side of it to take one.
     pub tunnel: Duration,
     /// Without a request on an upstream connection.
     pub upstream_idle: Duration,
@@ -354,15 +367,16 @@ impl Default for Limits {
     }
 }
 
-/// When a request is tried again, each time at another upstream if there is one. Never once a part of the response has
-/// been sent. A request that an upstream may have seen is tried again only if its method is idempotent (RFC 9110 section 9.2.2) and it
-/// has no body.
+/// When a request is tried again, each time at another upstream if there is one. Never once a part
+/// of the response has been sent. A request that an upstream may have seen is tried again only if
+/// its method is idempotent (RFC 9110 section 9.2.2) and it has no body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// Further attempts.
     pub attempts: u32,
-    /// Attempts beyond the first that may be under way at one time, in percent of the requests that are, on each thread; a few always
-    /// may. Those do not count that follow an attempt of which no upstream has seen anything.
+    /// Attempts beyond the first that may be under way at one time, in percent of the requests that
+    /// are, on each thread; a few always may. Those do not count that follow an attempt of which no
+    /// upstream has seen anything.
     pub budget: u32,
     /// After a connection could not be made.
     pub connect: bool,
@@ -381,7 +395,8 @@ impl Default for Retry {
 /// How upstreams are looked at, once for the whole gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// Path of a GET request that must be answered with a status below 400; without one, a connection is enough.
+    /// Path of a GET request that must be answered with a status below 400; without one, a
+    /// connection is enough.
     pub path: Option<String>,
     /// Its `host`; without one the upstream's address.
     pub host: Option<String>,

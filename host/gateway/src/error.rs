@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why a gateway did not do what it was told. Nothing was changed, unless it is [`GatewayError::Partly`].
+/// Why a gateway did not do what it was told. Nothing was changed, unless it is
+/// [`GatewayError::Partly`].
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// The configuration contradicts itself.

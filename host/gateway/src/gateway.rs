@@ -31,10 +31,12 @@ use crate::upstream::news::News;
 const BACKLOG: i32 = 4096;
 /// How long a listener that comes waits for names to be looked up.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
-/// How long the last lines of logs of requests may take to be written when connections took all of the time.
+/// How long the last lines of logs of requests may take to be written when connections took all of
+/// the time.
 const LOG_LINGER: Duration = Duration::from_secs(1);
 
-/// A running gateway. When it is dropped, all connections are cut off; [`Gateway::drain`] first lets them end.
+/// A running gateway. When it is dropped, all connections are cut off; [`Gateway::drain`] first
+/// lets them end.
 pub struct Gateway {
     via: [HeaderValue; 3],
     threads: Vec<Handle>,
@@ -65,7 +67,8 @@ struct Bound {
     got: SocketAddr,
     device: Option<String>,
     transparent: bool,
-    /// Each thread's. They are kept here, too, for whoever has the address next: what waits there to be accepted is not lost.
+    /// Each thread's. They are kept here, too, for whoever has the address next: what waits there
+    /// to be accepted is not lost.
     sockets: Vec<Arc<TcpListener>>,
 }
 
@@ -89,7 +92,8 @@ type Files = (Option<Arc<tls::Read<Served>>>, Vec<Arc<Route>>);
 /// By thread: sockets that it does not have, with the addresses as they were asked for.
 type Sockets = Vec<Vec<(SocketAddr, TcpListener)>>;
 
-/// An upstream of a listener. It is kept when the listener changes, and comes back with what was counted.
+/// An upstream of a listener. It is kept when the listener changes, and comes back with what was
+/// counted.
 #[derive(Clone)]
 struct UpstreamEntry {
     members: Arc<Members>,
@@ -119,7 +123,8 @@ impl Gateway {
         Ok(Self { via, threads, keeper, news: config.news, listeners: Mutex::default() })
     }
 
-    /// Whether a gateway could have such a listener: what can be known without listening. Its files are read.
+    /// Whether a gateway could have such a listener: what can be known without listening. Its files
+    /// are read.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -139,9 +144,11 @@ impl Gateway {
         self.change(vec![config], &[], Duration::ZERO)
     }
 
-    /// Adds listeners, changes those that there are of these names, and takes others away: all of it or nothing. Sockets of addresses
-    /// that stay are kept, also when another listener has the address from now on; connections go on, and their next requests follow
-    /// the new configuration. Those of listeners that go end as [`Self::remove`] says; nobody waits for that.
+    /// Adds listeners, changes those that there are of these names, and takes others away: all of
+    /// it or nothing. Sockets of addresses that stay are kept, also when another listener has the
+    /// address from now on; connections go on, and their next requests follow the new
+    /// configuration. Those of listeners that go end as [`Self::remove`] says; nobody waits for
+    /// that.
     ///
     /// # Errors
     /// What is wrong; then all is as before, unless it is [`GatewayError::Partly`].
@@ -225,7 +232,8 @@ impl Gateway {
         UpstreamEntry { members, counters }
     }
 
-    /// Has names looked up that never were, so that the first request finds somebody. Whoever is not found in time comes later.
+    /// Has names looked up that never were, so that the first request finds somebody. Whoever is
+    /// not found in time comes later.
     fn look_up<'m>(&self, members: impl Iterator<Item = &'m Arc<Members>>) {
         let unknown: Vec<_> = members.filter(|m| m.is_unknown()).cloned().collect();
         if unknown.is_empty() {
@@ -263,8 +271,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Takes a listener away. Its connections end when they have done what they are doing; after this time they are cut off.
-    /// Returns when there are none.
+    /// Takes a listener away. Its connections end when they have done what they are doing; after
+    /// this time they are cut off. Returns when there are none.
     ///
     /// # Errors
     /// There is none of this name.
@@ -280,7 +288,8 @@ impl Gateway {
     /// Takes all listeners away, as [`Self::remove`] does.
     pub fn drain(&self, time: Duration) {
         let all = std::mem::take(&mut *self.listeners());
-        // Their sockets are let go of here, too: else the kernel goes on to take connections that nobody will accept.
+        // Their sockets are let go of here, too: else the kernel goes on to take connections that
+        // nobody will accept.
         let (names, plans): (Vec<_>, Vec<_>) =
             all.into_iter().map(|(name, entry)| (name, entry.plan)).unzip();
         for name in &names {
@@ -301,7 +310,8 @@ impl Gateway {
         }
     }
 
-    /// Tells every thread that a listener goes. Each says when its sockets are closed, and when it has no connections.
+    /// Tells every thread that a listener goes. Each says when its sockets are closed, and when it
+    /// has no connections.
     fn tell_removed(&self, name: &str, deadline: Instant) -> Vec<(Receiver<()>, Receiver<()>)> {
         let tell = |thread: &Handle| {
             let ((closed, is_closed), (ended, has_ended)) = (sync_channel(1), sync_channel(1));
@@ -332,7 +342,8 @@ impl Gateway {
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    /// A listener's upstreams as chains on this thread see them; none if there is no such listener or thread.
+    /// A listener's upstreams as chains on this thread see them; none if there is no such listener
+    /// or thread.
     #[must_use]
     pub fn upstreams(&self, listener: &str, thread: usize) -> Option<Arc<dyn Upstreams>> {
         let listeners = self.listeners();
@@ -426,7 +437,8 @@ impl Drop for Gateway {
     }
 }
 
-/// Waits until what listeners have handed over is written, until the deadline, or a little longer if that has gone by.
+/// Waits until what listeners have handed over is written, until the deadline, or a little longer
+/// if that has gone by.
 fn end_journals(all: &[Arc<Plan>], deadline: std::time::Instant) {
     let deadline = deadline.max(std::time::Instant::now() + LOG_LINGER);
     let journals = all.iter().filter_map(|plan| plan.journal.as_ref());
@@ -512,7 +524,8 @@ impl Addresses {
     ) -> Result<Bound, GatewayError> {
         let mut ours = self.taken.iter().map(|(_, bound)| bound).chain(&self.free);
         let device = config.device.as_deref();
-        // The kernel tells whether somebody else listens there, as long as that cannot be the gateway itself.
+        // The kernel tells whether somebody else listens there, as long as that cannot be the
+        // gateway itself.
         let mut alone =
             !ours.any(|a| a.got.port() == asked.port() && a.got.is_ipv4() == asked.is_ipv4());
         let mut got = asked;
@@ -533,8 +546,8 @@ impl Addresses {
     }
 }
 
-/// A socket that listens beside others of the gateway at the same address, to connections from this interface only, if one is
-/// named. `alone`: there must be no other yet.
+/// A socket that listens beside others of the gateway at the same address, to connections from this
+/// interface only, if one is named. `alone`: there must be no other yet.
 fn listen(
     address: SocketAddr,
     device: Option<&str>,
@@ -579,7 +592,8 @@ fn journal(
     Journal::start(file).map(Some).map_err(GatewayError::Thread)
 }
 
-/// Reads the files of a listener that is as it should be: its certificates, and how its upstreams are reached.
+/// Reads the files of a listener that is as it should be: its certificates, and how its upstreams
+/// are reached.
 fn read(config: &ListenerConfig) -> Result<Files, GatewayError> {
     check(config)?;
     let tls = tls::served(config)?.map(Arc::new);

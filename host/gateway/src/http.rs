@@ -1,4 +1,5 @@
-//! HTTP towards clients: their connections, the rules for heads, the way of a request through the chain to an upstream and back, bodies.
+//! HTTP towards clients: their connections, the rules for heads, the way of a request through the
+//! chain to an upstream and back, bodies.
 
 pub(crate) mod client;
 pub(crate) mod client_chain;

@@ -1,8 +1,10 @@
 //! The gateway: one kernel TCP stack for all chains of the message plane.
 //!
-//! Owns: listeners and their threads, TLS and its certificates, the PROXY protocol, HTTP/1.1 and HTTP/2 towards clients and
-//! upstreams, what a proxy must do to messages (RFC 9110 section 7.6, RFC 9112), upstream connections, health, retries, timeouts,
-//! limits, draining, and what is counted of all that. Parsing is hyper's. Must not know: Wasm, how a chain does its work, configuration files.
+//! Owns: listeners and their threads, TLS and its certificates, the PROXY protocol, HTTP/1.1 and
+//! HTTP/2 towards clients and upstreams, what a proxy must do to messages (RFC 9110 section 7.6,
+//! RFC 9112), upstream connections, health, retries, timeouts, limits, draining, and what is
+//! counted of all that. Parsing is hyper's. Must not know: Wasm, how a chain does its work,
+//! configuration files.
 //!
 //! ```text
 //!   accept -> [PROXY protocol] -> [TLS] -> HTTP/1.1 or HTTP/2 -> chain -> pool -> upstream        (thread 0)
@@ -20,8 +22,8 @@
 //!   observe     counters, request log, lines of the host's log; all layers use it
 //! ```
 //!
-//! Each thread has sockets, chain, upstream connections of its own; nothing on a request's way is shared between threads.
-//! See `docs/adr/0015-gateway.md`.
+//! Each thread has sockets, chain, upstream connections of its own; nothing on a request's way is
+//! shared between threads. See `docs/adr/0015-gateway.md`.
 
 #![forbid(unsafe_code)]
 

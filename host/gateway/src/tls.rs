@@ -1,7 +1,7 @@
 //! TLS towards clients and upstreams, made of files that are read again when they change.
 //!
-//! Owns: reading and checking PEM files, what handshakes go by, exchanging all of it at once: a handshake sees either the old files or
-//! the new ones. Must not know: connections.
+//! Owns: reading and checking PEM files, what handshakes go by, exchanging all of it at once: a
+//! handshake sees either the old files or the new ones. Must not know: connections.
 
 mod clients;
 mod expiry;

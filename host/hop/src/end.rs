@@ -1,8 +1,9 @@
 //! An end of a hop: the gateway's, or the worker's.
 //!
-//! Descriptors wait until the owner's event loop turns ([`End::flush`]) or a message is full, so that under load many go in one
-//! system call. At most [`WINDOW`] are under way in a direction: whoever reads grants them back, a quarter of the window at
-//! a time, with a descriptor of the hop's own. So neither side can fill the other's memory, and nobody polls.
+//! Descriptors wait until the owner's event loop turns ([`End::flush`]) or a message is full, so
+//! that under load many go in one system call. At most [`WINDOW`] are under way in a direction:
+//! whoever reads grants them back, a quarter of the window at a time, with a descriptor of the
+//! hop's own. So neither side can fill the other's memory, and nobody polls.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -115,12 +116,13 @@ impl End {
         self.discarded
     }
 
-    /// Takes as many of these as there is room for, and says how many. The end writes `hop` and `generation`. They go when a
-    /// message is full, or with [`End::flush`].
+    /// Takes as many of these as there is room for, and says how many. The end writes `hop` and
+    /// `generation`. They go when a message is full, or with [`End::flush`].
     ///
     /// # Errors
-    /// `WouldBlock` if there is no room at all: there will be when the end has become readable and was read.
-    /// `InvalidInput` for the hop's own kind. That the other side is gone is said by [`End::flush`] and [`End::receive`].
+    /// `WouldBlock` if there is no room at all: there will be when the end has become readable and
+    /// was read. `InvalidInput` for the hop's own kind. That the other side is gone is said by
+    /// [`End::flush`] and [`End::receive`].
     pub fn send(&mut self, descriptors: &[Descriptor]) -> io::Result<usize> {
         if descriptors.iter().any(|descriptor| descriptor.kind == KIND_GRANT) {
             let problem = format!("kind {KIND_GRANT} is the hop's own; kinds go from 0 to 254");
@@ -146,9 +148,10 @@ impl End {
     /// Sends what waits.
     ///
     /// # Errors
-    /// `WouldBlock` if the socket is full: the rest goes when it is writable. `PermissionDenied` if the program dropped a
-    /// message: the route leads to another generation, or nowhere, because the worker is gone. `BrokenPipe` and
-    /// `ConnectionReset` if the other side is gone. Nothing can be sent after these.
+    /// `WouldBlock` if the socket is full: the rest goes when it is writable. `PermissionDenied` if
+    /// the program dropped a message: the route leads to another generation, or nowhere, because
+    /// the worker is gone. `BrokenPipe` and `ConnectionReset` if the other side is gone. Nothing
+    /// can be sent after these.
     pub fn flush(&mut self) -> io::Result<()> {
         if let Some(error) = self.failed {
             return Err(error.into());
@@ -163,7 +166,8 @@ impl End {
                 Ok(sent) => self.sent += sent,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
-                    // What has gone need not be kept; a descriptor that has gone in part stays whole.
+                    // What has gone need not be kept; a descriptor that has gone in part stays
+                    // whole.
                     let gone = self.sent / DESCRIPTOR * DESCRIPTOR;
                     self.out.drain(..gone);
                     self.sent -= gone;
@@ -180,10 +184,12 @@ impl End {
         Ok(())
     }
 
-    /// Reads what is there, and adds it. 0: there was only what concerns the hop itself; there may be [`End::room`] now.
+    /// Reads what is there, and adds it. 0: there was only what concerns the hop itself; there may
+    /// be [`End::room`] now.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there. `UnexpectedEof` if the other side is gone and everything it said was read.
+    /// `WouldBlock` if nothing is there. `UnexpectedEof` if the other side is gone and everything
+    /// it said was read.
     pub fn receive(&mut self, descriptors: &mut Vec<Descriptor>) -> io::Result<usize> {
         let read = loop {
             match recv(&self.socket, &mut self.buffer[self.part..], RecvFlags::DONTWAIT) {
@@ -222,7 +228,8 @@ impl End {
         Ok(descriptors.len() - before)
     }
 
-    /// Grants back what was read, if it is time: in front of what waits, because the program looks at the first.
+    /// Grants back what was read, if it is time: in front of what waits, because the program looks
+    /// at the first.
     fn put_grant(&mut self) {
         if self.read < GRANT_AT {
             return;

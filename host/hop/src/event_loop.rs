@@ -9,7 +9,8 @@ use weir_hop_layout::Descriptor;
 
 use crate::end::End;
 
-/// An [`End`] that can be waited for. `send` and `flush` are the end's own; who has filled it waits in [`AsyncEnd::receive`].
+/// An [`End`] that can be waited for. `send` and `flush` are the end's own; who has filled it waits
+/// in [`AsyncEnd::receive`].
 #[derive(Debug)]
 pub struct AsyncEnd {
     end: AsyncFd<End>,

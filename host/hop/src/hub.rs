@@ -1,10 +1,12 @@
-//! The gateway's side of all its hops: the program, its maps, and a pair of sockets for each worker.
+//! The gateway's side of all its hops: the program, its maps, and a pair of sockets for each
+//! worker.
 //!
-//! The program runs where TCP sockets send, so each hop is a connection over the loopback interface; nothing but its
-//! end goes through the TCP stack. The kernel charges redirected bytes to nobody's send buffer, so nothing but the window of
-//! [`End`] bounds what is under way; for workers, the program enforces it. A sender that the program has dropped once is not
-//! heard any more, because the kernel keeps that verdict with the socket: right for a worker that breaks the rules, and for
-//! the gateway's end of a worker that is gone.
+//! The program runs where TCP sockets send, so each hop is a connection over the loopback
+//! interface; nothing but its end goes through the TCP stack. The kernel charges redirected bytes
+//! to nobody's send buffer, so nothing but the window of [`End`] bounds what is under way; for
+//! workers, the program enforces it. A sender that the program has dropped once is not heard any
+//! more, because the kernel keeps that verdict with the socket: right for a worker that breaks the
+//! rules, and for the gateway's end of a worker that is gone.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -84,7 +86,8 @@ pub enum HubError {
     },
 }
 
-/// What became of the messages of a hop's two ends since the hub began, whichever workers were there.
+/// What became of the messages of a hop's two ends since the hub began, whichever workers were
+/// there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HopCounts {
     /// What the gateway sent.
@@ -157,7 +160,8 @@ impl Default for Hub {
 }
 
 impl Hub {
-    /// A hub by the `sk_msg` program, or by Unix sockets where that cannot be had: see [`Hub::carrier`].
+    /// A hub by the `sk_msg` program, or by Unix sockets where that cannot be had: see
+    /// [`Hub::carrier`].
     #[must_use]
     pub fn new() -> Self {
         Self::sk_msg().unwrap_or_else(|error| {
@@ -198,8 +202,9 @@ impl Hub {
         Numbers::take(&self.numbers).ok_or(HubError::Numbers)
     }
 
-    /// A pair of ends for the worker of this number: the gateway's, and what its process is to get. If there was one with
-    /// this number, its route leads to the new one at once, and what the old one still says is dropped.
+    /// A pair of ends for the worker of this number: the gateway's, and what its process is to get.
+    /// If there was one with this number, its route leads to the new one at once, and what the old
+    /// one still says is dropped.
     ///
     /// # Errors
     /// See [`HubError`].

@@ -1,7 +1,8 @@
 //! Hops of the message plane: what moves between the gateway and the processes of its workers.
 //!
-//! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side ([`WorkerProcess`], [`Inherited`],
-//! [`Supervisor`]). Must not know: HTTP, chains, Wasm, what lies in the shared memory, what is under way.
+//! Owns: descriptors on their way ([`Hub`], [`End`]), the processes at the other side
+//! ([`WorkerProcess`], [`Inherited`], [`Supervisor`]). Must not know: HTTP, chains, Wasm, what lies
+//! in the shared memory, what is under way.
 //!
 //! ```text
 //!      gateway                        kernel                          worker (confined)
@@ -14,8 +15,9 @@
 //! ```
 //!
 //! Where eBPF cannot be had, the same ends are a pair of Unix sockets; [`Hub::carrier`] says which.
-//! Reasons and numbers: docs/adr/0016-hops.md. `unsafe` lies in `process/`, for what has no safe wrapper: starting a process in
-//! namespaces of its own, and taking over what it inherits; and in a call of `event_loop.rs`.
+//! Reasons and numbers: docs/adr/0016-hops.md. `unsafe` lies in `process/`, for what has no safe
+//! wrapper: starting a process in namespaces of its own, and taking over what it inherits; and in a
+//! call of `event_loop.rs`.
 
 mod end;
 mod event_loop;

@@ -1,5 +1,6 @@
-//! Numbers of hops: each is one worker's, and its successors', until nobody has it any more. A route leads to the worker of a number, so
-//! two that had the same would get each other's descriptors.
+//! Numbers of hops: each is one worker's, and its successors', until nobody has it any more. A
+//! route leads to the worker of a number, so two that had the same would get each other's
+//! descriptors.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,8 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// The next one that is free; none if all are taken. One that was given back is not given out again at once.
+    /// The next one that is free; none if all are taken. One that was given back is not given out
+    /// again at once.
     pub(crate) fn take(numbers: &Arc<Mutex<Self>>) -> Option<Number> {
         let mut all = numbers.lock().unwrap_or_else(PoisonError::into_inner);
         // All others first, then the last one itself.

@@ -1,7 +1,7 @@
 //! The process at the other side of a hop: how it is started, shut in, watched and started again.
 //!
-//! Owns: namespaces, what a worker inherits, what it gives up ([`Inherited::confine`]), when it is started again. Must not know: what
-//! it computes.
+//! Owns: namespaces, what a worker inherits, what it gives up ([`Inherited::confine`]), when it is
+//! started again. Must not know: what it computes.
 
 mod child;
 mod confine;

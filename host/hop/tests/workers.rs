@@ -1,7 +1,8 @@
-//! Workers as processes: what they are shut in by, seen from inside and from outside, and what is left of one that is killed.
+//! Workers as processes: what they are shut in by, seen from inside and from outside, and what is
+//! left of one that is killed.
 //!
-//! This program is its own worker: with an argument it is one. Namespaces, the program and `/proc` of others need root; what
-//! cannot be had is said.
+//! This program is its own worker: with an argument it is one. Namespaces, the program and `/proc`
+//! of others need root; what cannot be had is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
@@ -52,7 +53,8 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("worker") => worker(&arguments[1]),
         Some("starter") => starter(&arguments[1]),
-        // What test runners ask of every test program: which tests there are, and which of them to leave out.
+        // What test runners ask of every test program: which tests there are, and which of them to
+        // leave out.
         Some("--list") if arguments.iter().any(|argument| argument == "--ignored") => {}
         Some("--list") => {
             for (name, _) in TESTS {
@@ -76,7 +78,8 @@ fn main() {
 /// The shared words.
 fn map(memory: impl AsFd) -> &'static [AtomicU64] {
     let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-    // SAFETY: a new mapping of a memory of this size, which nobody shrinks; atomics may be shared with other processes.
+    // SAFETY: a new mapping of a memory of this size, which nobody shrinks; atomics may be shared
+    // with other processes.
     unsafe {
         let at = mmap(std::ptr::null_mut(), BUFFERS * 8, prot, flags, memory, 0).unwrap();
         std::slice::from_raw_parts(at.cast::<AtomicU64>(), BUFFERS)
@@ -147,8 +150,8 @@ fn probe(end: &mut End, interfaces: usize, memories: usize, report: &str) {
     };
     let number = |result: rustix::io::Result<()>| errno(result.map_err(io::Error::from));
     let (prot, flags) = (ProtFlags::READ | ProtFlags::EXEC, MapFlags::PRIVATE);
-    // SAFETY: a new mapping that nobody uses; `kill`, `unshare` and `fork` as the tests say: they are refused, or the child
-    // ends at once.
+    // SAFETY: a new mapping that nobody uses; `kill`, `unshare` and `fork` as the tests say: they
+    // are refused, or the child ends at once.
     let (code, signal, namespace, process) = unsafe {
         let code = rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, prot, flags).map(drop);
         let done = |result: i32| if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
@@ -429,7 +432,8 @@ fn goes_with_its_starter() {
     goes_with(Command::new(std::env::current_exe().unwrap()).args(["starter", "spin"]));
 }
 
-/// As an operator has it who does not want to run the host as root, where there are no user namespaces.
+/// As an operator has it who does not want to run the host as root, where there are no user
+/// namespaces.
 fn goes_with_its_starter_whatever_its_program_may() {
     if !root() || Command::new("setpriv").arg("--version").output().is_err() {
         eprintln!("skipped: needs root and setpriv");
@@ -462,7 +466,8 @@ fn goes_with(starter: &mut Command) {
 fn panics_or_aborts() {
     for (what, exit, signals) in [
         ("panic", Some(101), &[][..]),
-        // It is the first process of its namespace, which no SIGABRT of its own ends: then an instruction does.
+        // It is the first process of its namespace, which no SIGABRT of its own ends: then an
+        // instruction does.
         ("abort", None, &[libc::SIGABRT, libc::SIGSEGV, libc::SIGILL]),
     ] {
         let (_end, socket) = Hub::new().connect_worker(1, 1).unwrap();
@@ -514,8 +519,9 @@ fn killed_under_load_by_unix_sockets() {
     kill_under_load(&Hub::unix());
 }
 
-/// Keeps 64 messages under way while workers are killed, 20 of them, at moments that differ. The policy for those that a
-/// dead worker leaves is to answer them at once; each takes a buffer, and gives it back with its answer.
+/// Keeps 64 messages under way while workers are killed, 20 of them, at moments that differ. The
+/// policy for those that a dead worker leaves is to answer them at once; each takes a buffer, and
+/// gives it back with its answer.
 fn kill_under_load(hub: &Hub) {
     const KILLS: u64 = 20;
     let memory = memory();

@@ -1,9 +1,12 @@
-//! A port's way to the kernel's network stack: a TAP device beside it, what DPDK's documents call an exception path.
+//! A port's way to the kernel's network stack: a TAP device beside it, what DPDK's documents call
+//! an exception path.
 //!
-//! Owns: the TAP device; [`StackPort`], which is the kernel's stack as a port of its own; and [`KernelPort`], which is any other
-//! port with a TAP device beside it, by which what the kernel sends leaves as it is. What functions or rules give to the kernel comes
-//! out of the TAP interface. A system call a packet: it is for ARP, routing protocols, management, and for what the message
-//! plane serves, whose every packet passes the kernel's TCP anyhow. Must not know: rules, chains, kinds of ports.
+//! Owns: the TAP device; [`StackPort`], which is the kernel's stack as a port of its own; and
+//! [`KernelPort`], which is any other port with a TAP device beside it, by which what the kernel
+//! sends leaves as it is. What functions or rules give to the kernel comes out of the TAP
+//! interface. A system call a packet: it is for ARP, routing protocols, management, and for what
+//! the message plane serves, whose every packet passes the kernel's TCP anyhow. Must not know:
+//! rules, chains, kinds of ports.
 
 #![forbid(unsafe_code)]
 
@@ -36,12 +39,12 @@ impl std::fmt::Debug for TapDevice {
 }
 
 impl TapDevice {
-    /// Opens so many queues of a TAP interface, which is made if it is not there, and goes with the process if it was made. It is
-    /// set up. `mac`: its hardware address, else it keeps its own.
+    /// Opens so many queues of a TAP interface, which is made if it is not there, and goes with the
+    /// process if it was made. It is set up. `mac`: its hardware address, else it keeps its own.
     ///
     /// # Errors
-    /// What the kernel said: there is no `/dev/net/tun`, or no capability `CAP_NET_ADMIN`; another program has the
-    /// interface; it is no TAP interface, or has one queue and several are wanted.
+    /// What the kernel said: there is no `/dev/net/tun`, or no capability `CAP_NET_ADMIN`; another
+    /// program has the interface; it is no TAP interface, or has one queue and several are wanted.
     pub fn open(name: &str, mac: Option<[u8; 6]>, queues: usize) -> io::Result<Vec<Self>> {
         let build = |several| {
             let builder = DeviceBuilder::new().name(name).layer(Layer::L2).with(|device| {
@@ -90,8 +93,8 @@ impl TapDevice {
         }
     }
 
-    /// Gives packets to the kernel, and their buffers back. `broken`: the device is gone already, and they are dropped, as is the
-    /// rest when that is found.
+    /// Gives packets to the kernel, and their buffers back. `broken`: the device is gone already,
+    /// and they are dropped, as is the rest when that is found.
     ///
     /// # Errors
     /// When the device is gone.
@@ -120,8 +123,8 @@ impl TapDevice {
         result
     }
 
-    /// Takes a frame that the kernel sends, if there is one; what does not fit is cut off, which the answer's being the whole of
-    /// `into` tells.
+    /// Takes a frame that the kernel sends, if there is one; what does not fit is cut off, which
+    /// the answer's being the whole of `into` tells.
     ///
     /// # Errors
     /// When the device is gone.
@@ -142,7 +145,8 @@ impl TapDevice {
     }
 }
 
-/// Whether the device is there, but not ready: nothing to read, no room, down (EIO), or no Ethernet frame (EINVAL).
+/// Whether the device is there, but not ready: nothing to read, no room, down (EIO), or no Ethernet
+/// frame (EINVAL).
 fn refused(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     const ENOBUFS: i32 = 105;

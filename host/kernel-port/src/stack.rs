@@ -12,7 +12,8 @@ use crate::{FRAME_MAX, TapDevice};
 /// After the kernel had nothing, so many questions are not put to it: each is a system call.
 const QUIET: u32 = 31;
 
-/// What is sent here comes in at the kernel's stack; what is received the kernel sends. See the crate.
+/// What is sent here comes in at the kernel's stack; what is received the kernel sends. See the
+/// crate.
 pub struct StackPort {
     tap: TapDevice,
     /// Those of the port beside which it is.
@@ -26,7 +27,8 @@ pub struct StackPort {
 }
 
 impl StackPort {
-    /// Over this device. `statistics` count what goes to the kernel and comes from there: those of the port whose way it is.
+    /// Over this device. `statistics` count what goes to the kernel and comes from there: those of
+    /// the port whose way it is.
     #[must_use]
     pub fn new(tap: TapDevice, statistics: PortStatistics) -> Self {
         let frame = vec![0; FRAME_MAX];
@@ -146,7 +148,8 @@ impl Port for StackPort {
         &self.statistics
     }
 
-    /// The kernel notes by which queue a flow came (`tun_flow_update`), and sends its answers there.
+    /// The kernel notes by which queue a flow came (`tun_flow_update`), and sends its answers
+    /// there.
     fn spreading(&self) -> Spreading {
         Spreading::Follows
     }

@@ -21,7 +21,8 @@ const FRAME: [u8; 60] = {
 /// Has the kernel send a frame by an interface.
 fn kernel_sends(interface: &str, frame: &[u8]) {
     let name = CString::new(interface).expect("a name");
-    // SAFETY: `name`, `address` and the bytes live through the calls, and the descriptor is closed once.
+    // SAFETY: `name`, `address` and the bytes live through the calls, and the descriptor is closed
+    // once.
     unsafe {
         let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
         assert!(fd >= 0, "{}", io::Error::last_os_error());

@@ -1,12 +1,14 @@
 //! Lines of modules that Go's own compiler made.
 //!
-//! Its linker writes no DWARF for Wasm, stripped or not. But its runtime has tables (`pclntab`) in the module's data, which stack traces of panics are
-//! made of, and they are there in every module: this reads them. Go counts places in a function by its calls: before each one the code stores the
-//! return address as a constant, `(0x1000 + function) << 16 | place`, so the constant before a call tells its place. Between two calls
-//! there are only the lines that both places enclose.
+//! Its linker writes no DWARF for Wasm, stripped or not. But its runtime has tables (`pclntab`) in
+//! the module's data, which stack traces of panics are made of, and they are there in every module:
+//! this reads them. Go counts places in a function by its calls: before each one the code stores
+//! the return address as a constant, `(0x1000 + function) << 16 | place`, so the constant before a
+//! call tells its place. Between two calls there are only the lines that both places enclose.
 //!
-//! They come from tenants: what is read of them has bounds. The tables are those of Go 1.20 and newer; what was inlined is found in those of
-//! Go 1.27, and in others is told by the function that it was inlined into, without a line.
+//! They come from tenants: what is read of them has bounds. The tables are those of Go 1.20 and
+//! newer; what was inlined is found in those of Go 1.27, and in others is told by the function that
+//! it was inlined into, without a line.
 
 use std::cell::Cell;
 
@@ -16,7 +18,8 @@ use crate::Line;
 
 /// Bytes of data that are read.
 const IMAGE_MAX: usize = 32 << 20;
-/// How the tables begin: their version, that code is counted in ones, and that an address has 8 bytes.
+/// How the tables begin: their version, that code is counted in ones, and that an address has 8
+/// bytes.
 const MAGIC: [u8; 8] = [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8];
 /// Number of the first function in addresses of code.
 const FIRST: u32 = 0x1000;
@@ -27,7 +30,8 @@ const RECORD: usize = 44;
 /// Which of the lists' tables tell what was inlined.
 const INLINED_PCDATA: usize = 2;
 const INLINED_FUNCDATA: usize = 3;
-/// Where the runtime's description of the module tells the address of what is listed by `funcdata`, in words of 8 bytes.
+/// Where the runtime's description of the module tells the address of what is listed by `funcdata`,
+/// in words of 8 bytes.
 const GOFUNC: usize = 43;
 /// Steps through tables of values, for all frames of a fault together.
 const STEPS_MAX: u32 = 4 << 20;
@@ -118,7 +122,8 @@ impl Tables {
         str::from_utf8(&rest[..end]).ok()
     }
 
-    /// The runtime's description of the module begins with the header's address and that of the names.
+    /// The runtime's description of the module begins with the header's address and that of the
+    /// names.
     fn find_gofunc(&self, header: usize) -> Option<usize> {
         let address = |at: usize| (self.start + at) as u64;
         let mut known = [0; 16];
@@ -143,7 +148,8 @@ impl Tables {
     /// The record of a function, by its place among the module's own.
     fn function(&self, index: u32) -> Option<Function> {
         let entry = self.functions.checked_add(index as usize * 8)?;
-        // Versions before 1.26 tell the address, from the first function's on, in place of the number.
+        // Versions before 1.26 tell the address, from the first function's on, in place of the
+        // number.
         let (told, place) = (self.u32(entry)?, index as usize);
         if place >= self.count || told != place + FIRST as usize && told != place << 16 {
             return None;
@@ -193,8 +199,8 @@ impl Tables {
         Some((file, u32::try_from(line).ok()?)).filter(|_| !file.starts_with('<'))
     }
 
-    /// The function that was inlined at a place, and the place that it was called at. An error: there is one, but it cannot be
-    /// read.
+    /// The function that was inlined at a place, and the place that it was called at. An error:
+    /// there is one, but it cannot be read.
     fn inlined(&self, function: Function, place: usize) -> Result<Option<(&str, usize)>, ()> {
         let list = |from: usize, number: usize| self.u32(from + 4 * number);
         let lists = self.u32(function.at + 28).ok_or(())?;
@@ -233,7 +239,8 @@ impl Tables {
         Line { function, line: format!("{file}:{line}"), foreign }
     }
 
-    /// The lines of a place in the body of a function, by its place among the module's own: the innermost that was inlined there first.
+    /// The lines of a place in the body of a function, by its place among the module's own: the
+    /// innermost that was inlined there first.
     pub(crate) fn places(&self, index: u32, body: &[u8], offset: u32) -> Option<Vec<Line>> {
         let function = self.function(index)?;
         let name = self.name(function)?;
@@ -267,7 +274,8 @@ impl Tables {
     }
 }
 
-/// The first and the last place of Go's that an offset in a function's body may be: the same at a call.
+/// The first and the last place of Go's that an offset in a function's body may be: the same at a
+/// call.
 fn places_at(index: u32, body: &[u8], offset: u64) -> Option<(usize, usize)> {
     let operators = FunctionBody::new(BinaryReader::new(body, 0)).get_operators_reader().ok()?;
     let address = u64::from(FIRST.checked_add(index)?);
@@ -316,8 +324,8 @@ mod tests {
 
     const START: u32 = 0x2000;
 
-    /// Two functions, `main.main` and `main.f`, in two files; in the second one `main.g`, of a third file, was inlined at place 2. Called were others
-    /// at 1, 3 and 5.
+    /// Two functions, `main.main` and `main.f`, in two files; in the second one `main.g`, of a
+    /// third file, was inlined at place 2. Called were others at 1, 3 and 5.
     fn image() -> Vec<u8> {
         let mut image = vec![0; 24];
         let header = image.len();

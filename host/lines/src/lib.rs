@@ -1,9 +1,11 @@
-//! Line tables (DWARF, or Go's own) of a component's core modules, to find the line of a place in their code.
+//! Line tables (DWARF, or Go's own) of a component's core modules, to find the line of a place in
+//! their code.
 //!
-//! Owns: reading them. Must not know: what a fault is, and whose lines are told of it. The tables come from tenants, so what is
-//! read of them has bounds, and it is read once for a module, when it is asked for. Read by `gimli` and `addr2line`, which
-//! wasmtime uses, too. Those trust what they read: few bytes can stand for gigabytes of rows, ranges and paths, or nest deeper
-//! than a stack; so a host has children of its own read (`weir_sandbox::read_lines_in_children`).
+//! Owns: reading them. Must not know: what a fault is, and whose lines are told of it. The tables
+//! come from tenants, so what is read of them has bounds, and it is read once for a module, when it
+//! is asked for. Read by `gimli` and `addr2line`, which wasmtime uses, too. Those trust what they
+//! read: few bytes can stand for gigabytes of rows, ranges and paths, or nest deeper than a stack;
+//! so a host has children of its own read (`weir_sandbox::read_lines_in_children`).
 
 mod golang;
 
@@ -169,7 +171,8 @@ impl<'a> Module<'a> {
             places.push(Line { function, line, foreign: false });
         }
         if places.is_empty() {
-            // A trap before a function's first line, as of one that has no stack left: its first line.
+            // A trap before a function's first line, as of one that has no stack left: its first
+            // line.
             let (start, end) =
                 (body.start.checked_sub(self.code)?, body.end.checked_sub(self.code)?);
             let (_, _, first) = tables.find_location_range(start, end).ok()?.next()?;

@@ -1,9 +1,9 @@
 //! What a lane lends to its chain while it runs: pool, ports, and the packets under way.
 //!
-//! This is the hot path: [`Services::next_burst`] ends one burst (verdicts become transmissions, drops
-//! and holds), sends what has to leave, receives the next burst and puts it in the window. Nothing in it
-//! allocates (vectors have a burst's room from the start, and grow once if functions hold or make more), locks, logs or
-//! makes a system call; ports may.
+//! This is the hot path: [`Services::next_burst`] ends one burst (verdicts become transmissions,
+//! drops and holds), sends what has to leave, receives the next burst and puts it in the window.
+//! Nothing in it allocates (vectors have a burst's room from the start, and grow once if functions
+//! hold or make more), locks, logs or makes a system call; ports may.
 
 mod ends;
 mod ledger;
@@ -132,8 +132,8 @@ pub(crate) struct Context {
     counted: Vec<[usize; 2]>,
     /// Ports are not asked: only packets that are under way go on.
     pub(crate) closed: bool,
-    /// For each packet of the burst its flow: a number that whoever filled the burst knows. Empty: nobody wants to know what
-    /// is decided about flows.
+    /// For each packet of the burst its flow: a number that whoever filled the burst knows. Empty:
+    /// nobody wants to know what is decided about flows.
     pub(crate) flows: Vec<u32>,
     /// What was decided about flows of the burst.
     pub(crate) conclusions: Vec<Conclusion>,

@@ -16,7 +16,8 @@ const GONE: usize = 64;
 pub enum DropReason {
     /// A function moved the descriptor out of the packet's room.
     BadDescriptor,
-    /// A function gave a verdict that means nothing, or named a port or function that does not exist.
+    /// A function gave a verdict that means nothing, or named a port or function that does not
+    /// exist.
     BadVerdict,
     /// A function that faulted had it, and its policy is fail-closed.
     Fault,
@@ -32,7 +33,8 @@ pub enum DropReason {
     LostInFault,
     /// A function still held it when the input ended or the chain was taken down.
     HeldAtEnd,
-    /// A function moved it to a target that it does not have, or that is not deployed on these ports.
+    /// A function moved it to a target that it does not have, or that is not deployed on these
+    /// ports.
     NoTarget,
     /// Functions moved it from chain to chain, more often than there are chains.
     MoveLoop,
@@ -159,7 +161,8 @@ fn each(ours: &mut [u64], theirs: &[u64]) {
     ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours += theirs);
 }
 
-/// Whose a chain's counts are: another one with each list of functions, so that it can be published with the counts at no cost.
+/// Whose a chain's counts are: another one with each list of functions, so that it can be published
+/// with the counts at no cost.
 #[derive(Clone, Debug, Default)]
 struct Roll {
     /// Names of the functions, in the chain's order.
@@ -168,7 +171,8 @@ struct Roll {
     gone: Vec<(String, FunctionCounts)>,
 }
 
-/// Counts of a lane. Every packet that came in or was made went out, was dropped, or is in the pool's `out`.
+/// Counts of a lane. Every packet that came in or was made went out, was dropped, or is in the
+/// pool's `out`.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Packets received by the chain's ports.
@@ -198,7 +202,8 @@ impl Counters {
         counters
     }
 
-    /// The counts of each function under its name: of those of the chain in order, and then of those that it had before.
+    /// The counts of each function under its name: of those of the chain in order, and then of
+    /// those that it had before.
     pub fn by_function(&self) -> impl Iterator<Item = (&str, &FunctionCounts)> {
         let named = self.roll.names.iter().zip(&self.functions);
         let gone = self.roll.gone.iter().map(|(name, counts)| (name, counts));
@@ -238,7 +243,8 @@ impl Counters {
         }
     }
 
-    /// The chain has these functions from now on. Those that it has, or had, go on with their counts.
+    /// The chain has these functions from now on. Those that it has, or had, go on with their
+    /// counts.
     pub(crate) fn set_functions(&mut self, names: Vec<String>) {
         let mut gone = self.roll.gone.clone();
         gone.extend(self.roll.names.iter().cloned().zip(self.functions.drain(..)));
@@ -280,7 +286,8 @@ impl Counters {
 pub struct Shared(Mutex<(Counters, Accounting)>);
 
 impl Shared {
-    /// Called once a turn; a reader in the middle of copying makes the lane skip that turn, not wait. Whether it was done.
+    /// Called once a turn; a reader in the middle of copying makes the lane skip that turn, not
+    /// wait. Whether it was done.
     pub(crate) fn publish(&self, counters: &Counters, pool: Accounting) -> bool {
         let mut shared = match self.0.try_lock() {
             Ok(shared) => shared,

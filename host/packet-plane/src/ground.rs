@@ -10,7 +10,8 @@ use crate::context::Context;
 use crate::lane::LaneConfig;
 use crate::plan::{LaneSite, PlaneError};
 
-/// See the module. Chains can be made ready for a station that still waits for its ports, because others have them.
+/// See the module. Chains can be made ready for a station that still waits for its ports, because
+/// others have them.
 pub struct Ground {
     pool: Pool,
     site: LaneSite,
@@ -18,7 +19,8 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Makes the pool. `config` has no ports yet: `ports` are the names of those to come, by number.
+    /// Makes the pool. `config` has no ports yet: `ports` are the names of those to come, by
+    /// number.
     ///
     /// # Errors
     /// When there is no memory.
@@ -80,7 +82,8 @@ mod tests {
     use super::*;
     use crate::Clock;
 
-    /// A device that has a room of the pool from when it is attached, and tells what is out when it has given it back.
+    /// A device that has a room of the pool from when it is attached, and tells what is out when it
+    /// has given it back.
     struct Device {
         works: bool,
         room: Option<BufferIndex>,

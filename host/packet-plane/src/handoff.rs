@@ -1,16 +1,19 @@
-//! Packets from one lane to another, with one copy: from the sender's pool straight into the receiver's.
+//! Packets from one lane to another, with one copy: from the sender's pool straight into the
+//! receiver's.
 //!
 //! ```text
 //!   receiver ──rooms──> sender      free rooms of the receiver's pool, lent
 //!   receiver <─packets── sender     the same rooms, with a packet in each
 //! ```
 //!
-//! Two rings with one producer and one consumer each (`rtrb`, after Lamport, "Specifying Concurrent Program Modules", TOPLAS
-//! 1983), as AF_XDP has between kernel and program. Nothing in them is allocated, and nobody waits. The sender's ends lie
-//! behind a mutex that is the *gate*: the sender takes it for the packets of a burst, and finds it free always but once, when
-//! the receiver ends and takes the ends away, with all the rooms that it lent.
+//! Two rings with one producer and one consumer each (`rtrb`, after Lamport, "Specifying Concurrent
+//! Program Modules", TOPLAS 1983), as AF_XDP has between kernel and program. Nothing in them is
+//! allocated, and nobody waits. The sender's ends lie behind a mutex that is the *gate*: the sender
+//! takes it for the packets of a burst, and finds it free always but once, when the receiver ends
+//! and takes the ends away, with all the rooms that it lent.
 //!
-//! A receiver that is about to sleep says so at its [`Bell`]; only then a sender makes a system call.
+//! A receiver that is about to sleep says so at its [`Bell`]; only then a sender makes a system
+//! call.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -37,10 +40,12 @@ impl Bell {
         Ok(Self { asleep: AtomicBool::new(false), fd })
     }
 
-    /// The receiver is about to sleep: whatever is sent from now on rings. What was sent before it has to look for itself.
+    /// The receiver is about to sleep: whatever is sent from now on rings. What was sent before it
+    /// has to look for itself.
     pub(crate) fn sleep(&self) {
         self.asleep.store(true, Ordering::Relaxed);
-        // Either the receiver's look behind this sees what was sent, or the sender's look behind its own fence sees this.
+        // Either the receiver's look behind this sees what was sent, or the sender's look behind
+        // its own fence sees this.
         fence(Ordering::SeqCst);
     }
 
@@ -115,8 +120,8 @@ pub(crate) fn handoff(bell: &Arc<Bell>, most: usize) -> (Outlet, Inlet) {
 }
 
 impl Outlet {
-    /// Copies packets over, as far as the receiver has lent rooms for them; the answer is how many. The packets stay the
-    /// sender's.
+    /// Copies packets over, as far as the receiver has lent rooms for them; the answer is how many.
+    /// The packets stay the sender's.
     #[inline]
     pub(crate) fn hand_over<'a>(
         &self,
@@ -168,8 +173,9 @@ impl Inlet {
         }
     }
 
-    /// Lends rooms until the sender has as many as it may; leaves the pool so many. A few it lends in any case: what other inlets of
-    /// the pool have would else keep this one dry for as long as nothing comes by them.
+    /// Lends rooms until the sender has as many as it may; leaves the pool so many. A few it lends
+    /// in any case: what other inlets of the pool have would else keep this one dry for as long as
+    /// nothing comes by them.
     #[inline]
     pub(crate) fn lend(&mut self, pool: &mut Pool, leave: usize) {
         // Some at a time: the ring's indices lie in cache lines that the sender reads.
@@ -211,7 +217,8 @@ impl Inlet {
         count
     }
 
-    /// Takes back every room that was lent; the answer is how many had a packet that nobody will see.
+    /// Takes back every room that was lent; the answer is how many had a packet that nobody will
+    /// see.
     pub(crate) fn close(&mut self, pool: &mut Pool) -> u64 {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut lost = 0;

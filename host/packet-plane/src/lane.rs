@@ -35,7 +35,8 @@ pub(crate) const TURN: u32 = 64;
 pub enum Turn {
     /// There were packets.
     Busy,
-    /// There were none; ask again when a descriptor of [`Lane::readiness`] is readable, and at the latest after this time.
+    /// There were none; ask again when a descriptor of [`Lane::readiness`] is readable, and at the
+    /// latest after this time.
     Idle(Option<Duration>),
     /// No port will receive anything any more, and nothing is under way.
     Ended,
@@ -50,14 +51,15 @@ pub(crate) struct Version {
 /// See the module.
 pub struct Lane {
     pub(crate) site: LaneSite,
-    /// Lent to the executor while it runs, and to others by the station that the lane belongs to, if it belongs to one. Otherwise
-    /// always here between calls.
+    /// Lent to the executor while it runs, and to others by the station that the lane belongs to,
+    /// if it belongs to one. Otherwise always here between calls.
     pub(crate) context: Option<Box<Context>>,
     /// Its own, while the context is not here; then whatever the context had.
     ledger: Ledger,
     pub(crate) version: Version,
     pub(crate) trial: Option<Trial>,
-    /// A canary that ended by itself, until somebody takes it: its last tick and its memory are not for the data path.
+    /// A canary that ended by itself, until somebody takes it: its last tick and its memory are not
+    /// for the data path.
     pub(crate) spent: Option<Retired>,
     records: Vec<Record>,
     /// What is under way finishes, and nothing else begins.
@@ -108,7 +110,8 @@ impl Lane {
         Self::new_beside(sandbox, plan, config, &States::default())
     }
 
-    /// The same for a chain that has another lane with these state regions: functions that share theirs share them.
+    /// The same for a chain that has another lane with these state regions: functions that share
+    /// theirs share them.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -125,8 +128,8 @@ impl Lane {
         Ok(lane)
     }
 
-    /// A lane without pool and ports: those of a station are lent to it. If the chain has another lane, with the state
-    /// regions `beside`, functions that share theirs share them.
+    /// A lane without pool and ports: those of a station are lent to it. If the chain has another
+    /// lane, with the state regions `beside`, functions that share theirs share them.
     ///
     /// # Errors
     /// When the chain cannot be made ready.
@@ -165,8 +168,8 @@ impl Lane {
         Ok(lane)
     }
 
-    /// Has what is for this machine go up to the kernel's stack at the chain's end: for a lane that was made ready before the
-    /// way there was.
+    /// Has what is for this machine go up to the kernel's stack at the chain's end: for a lane that
+    /// was made ready before the way there was.
     pub fn goes_up(&mut self, upward: Arc<Upward>) {
         self.ledger_mut().upward = Some(Arc::clone(&upward));
         self.version.staged.plan.upward = Some(upward);
@@ -195,8 +198,8 @@ impl Lane {
         self.context.as_mut().map_or(&mut self.ledger, |context| &mut context.ledger)
     }
 
-    /// Has somebody look at each function's work, from the next burst on, whichever version runs; until the chain gets other
-    /// functions.
+    /// Has somebody look at each function's work, from the next burst on, whichever version runs;
+    /// until the chain gets other functions.
     pub fn observe(&mut self, observer: Box<dyn Observer>) -> Watch {
         self.ledger_mut().observers.add(observer)
     }
@@ -297,8 +300,8 @@ impl Lane {
         Turn::Idle(earlier(until_timer, context.idle_for))
     }
 
-    /// Has the ports do what is due although there are no packets. For before the worker sleeps; the answer is when to take
-    /// another turn, if that cannot wait.
+    /// Has the ports do what is due although there are no packets. For before the worker sleeps;
+    /// the answer is when to take another turn, if that cannot wait.
     pub fn settle(&mut self) -> Option<Duration> {
         let next = self.context_mut().settle();
         self.publish_counters();
@@ -312,8 +315,8 @@ impl Lane {
         }
     }
 
-    /// Passes the burst that the context has through the chain, in which it has not been yet, except through the functions in
-    /// `skip` (bits).
+    /// Passes the burst that the context has through the chain, in which it has not been yet,
+    /// except through the functions in `skip` (bits).
     pub(crate) fn pass(&mut self, skip: u64) {
         let start = self.context().start();
         self.set_skips(skip, true);
@@ -344,8 +347,8 @@ impl Lane {
         }
     }
 
-    /// Ends the lane: functions flush what they count, held packets are dropped and counted, ports are
-    /// finished. The answer is where the pool's buffers are: none may be out.
+    /// Ends the lane: functions flush what they count, held packets are dropped and counted, ports
+    /// are finished. The answer is where the pool's buffers are: none may be out.
     ///
     /// # Errors
     /// When a port cannot write out what it has.
@@ -357,8 +360,8 @@ impl Lane {
         Ok(context.pool.accounting())
     }
 
-    /// Lets the chain finish what is under way: functions flush what they count, held packets are dropped and counted. No
-    /// packets may come in any more.
+    /// Lets the chain finish what is under way: functions flush what they count, held packets are
+    /// dropped and counted. No packets may come in any more.
     pub(crate) fn close(&mut self) {
         self.tick(Tick::All);
         self.drain();
@@ -378,8 +381,8 @@ impl Lane {
         self.publish_counters();
     }
 
-    /// Has what is under way between functions finish. No function's timer comes due meanwhile: with one that it sets anew each time
-    /// and a packet that it sends it could go on for ever.
+    /// Has what is under way between functions finish. No function's timer comes due meanwhile:
+    /// with one that it sets anew each time and a packet that it sends it could go on for ever.
     fn drain(&mut self) {
         self.draining = true;
         while self.context().has_entries() {

@@ -1,9 +1,12 @@
 //! The packet plane: ports, chains and the workers that run them.
 //!
-//! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the same ports a packet
-//! passes ([`Station`]), what both stand on ([`Ground`]), a flow's staying on its lane ([`spread`]), what verdicts do, who holds which buffer, fault policies, publishing a
-//! new version at a burst boundary, canary and shadow, looking at what functions do ([`Observer`], [`Trace`], [`Tap`]), what at a chain's end goes up to the kernel's stack ([`Upward`]), and the worker threads. Must not know: configuration files, the API, the
-//! store, where components come from.
+//! Owns: a burst's way from port through chain to port ([`Lane`]), which chain of those between the
+//! same ports a packet passes ([`Station`]), what both stand on ([`Ground`]), a flow's staying on
+//! its lane ([`spread`]), what verdicts do, who holds which buffer, fault policies, publishing a
+//! new version at a burst boundary, canary and shadow, looking at what functions do ([`Observer`],
+//! [`Trace`], [`Tap`]), what at a chain's end goes up to the kernel's stack ([`Upward`]), and the
+//! worker threads. Must not know: configuration files, the API, the store, where components come
+//! from.
 //!
 //! ```text
 //!            control thread                           worker thread (one per core)

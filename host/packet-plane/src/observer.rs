@@ -1,10 +1,12 @@
-//! Who looks at what comes to a chain, what its functions do and what leaves it, packet by packet: shadows, traces, taps.
+//! Who looks at what comes to a chain, what its functions do and what leaves it, packet by packet:
+//! shadows, traces, taps.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_pool::{Memory, Packet};
 
-/// Looks at bursts before and after each function, and at the chain's ends. It is called on the worker's thread, which waits for it.
+/// Looks at bursts before and after each function, and at the chain's ends. It is called on the
+/// worker's thread, which waits for it.
 pub trait Observer: Send {
     /// Function `place` is about to see the first `count` packets of the window's vectors.
     fn before(&mut self, place: usize, window: &Memory, count: usize) {

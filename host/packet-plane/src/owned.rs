@@ -1,7 +1,8 @@
 //! Which packets functions own: those they hold, and the buffers they have allocated.
 //!
-//! Takes memory for what is owned, not for what could be: a pool has thousands of buffers, and most functions own none. No packet costs more
-//! because many are owned: only handing them over goes through all.
+//! Takes memory for what is owned, not for what could be: a pool has thousands of buffers, and most
+//! functions own none. No packet costs more because many are owned: only handing them over goes
+//! through all.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -32,11 +33,13 @@ impl Owned {
 #[derive(Debug)]
 pub(crate) struct Ownership {
     all: Vec<Owned>,
-    /// By buffer: its place in `all` and one more; 0 when nobody owns it. Empty until somebody owns something.
+    /// By buffer: its place in `all` and one more; 0 when nobody owns it. Empty until somebody owns
+    /// something.
     places: Vec<u32>,
     rooms: usize,
     by_function: Vec<usize>,
-    /// By function and instance: buffers that it was handed, the oldest first; also some that it does not own any more.
+    /// By function and instance: buffers that it was handed, the oldest first; also some that it
+    /// does not own any more.
     inherited: BTreeMap<(usize, u64), VecDeque<BufferIndex>>,
 }
 
@@ -89,7 +92,8 @@ impl Ownership {
         }
     }
 
-    /// All that a function of one instance owns is another instance's; `inherited`: which has not taken it itself.
+    /// All that a function of one instance owns is another instance's; `inherited`: which has not
+    /// taken it itself.
     pub(crate) fn hand_over(&mut self, function: usize, from: u64, to: u64, inherited: bool) {
         for owned in &mut self.all {
             if owned.function == function && owned.instance == from {

@@ -1,12 +1,14 @@
-//! Which lane has a flow that does not belong to it by its hash: a function there changed the flow's addresses or ports.
+//! Which lane has a flow that does not belong to it by its hash: a function there changed the
+//! flow's addresses or ports.
 //!
-//! A translation gives a flow other ends on its other side, and so another hash, by which the answers would come to another
-//! lane than the one that knows the translation. So a lane that sends a packet which is of another flow than the one that came
-//! in notes itself as the owner, before the packet leaves. (VPP's NAT tells its workers apart by ranges of ports instead, which
-//! only it knows; this knows nothing of what functions do.)
+//! A translation gives a flow other ends on its other side, and so another hash, by which the
+//! answers would come to another lane than the one that knows the translation. So a lane that sends
+//! a packet which is of another flow than the one that came in notes itself as the owner, before
+//! the packet leaves. (VPP's NAT tells its workers apart by ranges of ports instead, which only it
+//! knows; this knows nothing of what functions do.)
 //!
-//! The table is a cache with eight places for each hash, one cache line, that all lanes read and write without locks. Of a full
-//! set the flow goes that was quiet for longest.
+//! The table is a cache with eight places for each hash, one cache line, that all lanes read and
+//! write without locks. Of a full set the flow goes that was quiet for longest.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -17,7 +19,8 @@ const WAYS: usize = 8;
 /// Bits of an entry for the lane, and behind them for the time.
 const LANE_BITS: u32 = 12;
 const TIME_BITS: u32 = 20;
-/// Nanoseconds of a unit of an entry's time, as a power of two: about a second. It wraps after 12 days.
+/// Nanoseconds of a unit of an entry's time, as a power of two: about a second. It wraps after 12
+/// days.
 const UNIT_LOG2: u32 = 30;
 /// Units after which an entry that is used is refreshed.
 const REFRESH: u64 = 8;
@@ -72,7 +75,8 @@ impl Owners {
         &self.sets[(hash >> (u32::BITS - SETS_LOG2)) as usize].0
     }
 
-    /// The lane that noted itself as the owner of the flow with this hash. `time` is the packet's, in ns.
+    /// The lane that noted itself as the owner of the flow with this hash. `time` is the packet's,
+    /// in ns.
     #[inline]
     pub(crate) fn find(&self, hash: u32, time: u64) -> Option<usize> {
         if !self.any.load(Ordering::Relaxed) {

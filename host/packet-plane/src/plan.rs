@@ -70,8 +70,9 @@ pub struct ChainPlan {
     pub functions: Vec<FunctionPlan>,
     /// How it is run.
     pub mode: Mode,
-    /// What at its end goes up to the kernel's stack instead of out; none: nothing does. With it, what the kernel sends passes the
-    /// chain in reverse. Only for chains one of whose ports is the kernel's stack.
+    /// What at its end goes up to the kernel's stack instead of out; none: nothing does. With it,
+    /// what the kernel sends passes the chain in reverse. Only for chains one of whose ports is the
+    /// kernel's stack.
     pub upward: Option<Arc<Upward>>,
 }
 
@@ -114,7 +115,8 @@ impl PlaneError {
     }
 }
 
-/// What a lane runs, for whoever makes its next version ready: state regions that this may go on with.
+/// What a lane runs, for whoever makes its next version ready: state regions that this may go on
+/// with.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     pub(crate) states: States,
@@ -150,7 +152,8 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Without state regions: those are their instances', and would stay as long as somebody could go back to the chain.
+    /// Without state regions: those are their instances', and would stay as long as somebody could
+    /// go back to the chain.
     pub(crate) fn new(plan: ChainPlan, mut prepared: Prepared) -> Self {
         prepared.set_states(std::iter::repeat((None, false)));
         Self { plan, prepared }
@@ -217,8 +220,8 @@ impl LaneSite {
         &self.ports
     }
 
-    /// Compiles, instantiates and configures a chain, to replace what stands there before. Its state regions go on to functions of the
-    /// same name, size and layout.
+    /// Compiles, instantiates and configures a chain, to replace what stands there before. Its
+    /// state regions go on to functions of the same name, size and layout.
     ///
     /// # Errors
     /// When it does not compile, or a function does not take its configuration.
@@ -226,7 +229,8 @@ impl LaneSite {
         self.stage_beside(plan, before, &States::default())
     }
 
-    /// The same beside another lane of the chain: functions whose plan says so share that one's state regions.
+    /// The same beside another lane of the chain: functions whose plan says so share that one's
+    /// state regions.
     ///
     /// # Errors
     /// As [`Self::stage`], and when a function that shares its region writes to it in `configure`.
@@ -240,8 +244,8 @@ impl LaneSite {
         self.instantiate(Ready { plan, prepared }, before, beside, SETUP_DEADLINE)
     }
 
-    /// Instantiates and configures a chain whose code is there, as [`Self::stage_beside`], with this much CPU time for the start code
-    /// and for each `configure`.
+    /// Instantiates and configures a chain whose code is there, as [`Self::stage_beside`], with
+    /// this much CPU time for the start code and for each `configure`.
     pub(crate) fn instantiate(
         &self,
         ready: Ready,

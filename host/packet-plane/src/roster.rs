@@ -1,10 +1,12 @@
-//! A worker's lanes and stations: who takes turns, and who sleeps until something happens. Both are called lanes here, as there is
-//! no difference.
+//! A worker's lanes and stations: who takes turns, and who sleeps until something happens. Both are
+//! called lanes here, as there is no difference.
 //!
-//! A lane that has had nothing to do for a while sleeps: it takes no turns, so that a packet of a busy lane costs the same
-//! beside a thousand idle ones (`scripts/bench deployed`). It wakes when a descriptor of one of its ports is readable, when its time has
-//! come, or when somebody wants something of it. The descriptors of all lanes are in one epoll(7), each for one event
-//! and then for none until its lane sleeps again; setting it up anew finds what came meanwhile, so nothing is missed.
+//! A lane that has had nothing to do for a while sleeps: it takes no turns, so that a packet of a
+//! busy lane costs the same beside a thousand idle ones (`scripts/bench deployed`). It wakes when a
+//! descriptor of one of its ports is readable, when its time has come, or when somebody wants
+//! something of it. The descriptors of all lanes are in one epoll(7), each for one event and then
+//! for none until its lane sleeps again; setting it up anew finds what came meanwhile, so nothing
+//! is missed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -18,8 +20,8 @@ use rustix::io::Errno;
 use crate::lane::{Lane, Turn, earlier};
 use crate::station::Station;
 
-/// How long a lane goes on being asked when there is nothing: about as long as falling asleep and being woken takes, so that
-/// waiting never costs more than twice what it has to.
+/// How long a lane goes on being asked when there is nothing: about as long as falling asleep and
+/// being woken takes, so that waiting never costs more than twice what it has to.
 const SPIN: Duration = Duration::from_micros(20);
 /// When a port has to be asked again whose descriptor cannot be waited for.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
@@ -147,7 +149,8 @@ impl Roster {
         !self.awake.is_empty()
     }
 
-    /// A turn for everybody who is awake. Whoever has had nothing to do for long enough sleeps afterwards.
+    /// A turn for everybody who is awake. Whoever has had nothing to do for long enough sleeps
+    /// afterwards.
     pub(crate) fn round(&mut self) {
         let mut place = 0;
         while let Some(slot) = self.awake.get_mut(place) {
@@ -188,7 +191,8 @@ impl Roster {
         self.asleep.insert(slot.number, slot);
     }
 
-    /// One event of this descriptor wakes the lane. Sets up anew what was set up before, unless the port has opened another.
+    /// One event of this descriptor wakes the lane. Sets up anew what was set up before, unless the
+    /// port has opened another.
     fn wait_for(&self, fd: BorrowedFd<'_>, number: u64) -> io::Result<()> {
         let data = epoll::EventData::new_u64(number);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
@@ -198,8 +202,8 @@ impl Roster {
         }
     }
 
-    /// It takes turns again: for [`SPIN`] at least if it is expected to have something, else one, and then it sleeps if it has
-    /// nothing.
+    /// It takes turns again: for [`SPIN`] at least if it is expected to have something, else one,
+    /// and then it sleeps if it has nothing.
     fn wake(&mut self, number: u64, expected: bool) {
         let Some(mut slot) = self.asleep.remove(&number) else { return };
         if expected {
@@ -213,8 +217,8 @@ impl Roster {
         self.awake.push(slot);
     }
 
-    /// Wakes the sleepers whose time has come or whose ports have something, without waiting. Beside sleepers that nothing can
-    /// wake it costs nothing.
+    /// Wakes the sleepers whose time has come or whose ports have something, without waiting.
+    /// Beside sleepers that nothing can wake it costs nothing.
     pub(crate) fn glance(&mut self) {
         if self.watched > 0 {
             self.look(Some(Duration::ZERO));
@@ -223,7 +227,8 @@ impl Roster {
         }
     }
 
-    /// The same, and waits until there is one, the doorbell rings, or this time (none: for ever) has passed.
+    /// The same, and waits until there is one, the doorbell rings, or this time (none: for ever)
+    /// has passed.
     pub(crate) fn look(&mut self, longest: Option<Duration>) -> Looked {
         let alarm = self.alarms.first().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let wait = earlier(alarm, longest).and_then(|wait| Timespec::try_from(wait).ok());

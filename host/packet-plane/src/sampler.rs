@@ -1,10 +1,12 @@
-//! What functions cost, by a sample of their bursts that is timed: always, because it costs next to nothing.
+//! What functions cost, by a sample of their bursts that is timed: always, because it costs next to
+//! nothing.
 
 use weir_port::monotonic;
 
 use crate::counters::Sample;
 
-/// One burst of so many is timed. A prime, so that it is not always the same of bursts that take turns, as those of two ports.
+/// One burst of so many is timed. A prime, so that it is not always the same of bursts that take
+/// turns, as those of two ports.
 const EVERY: u32 = 251;
 /// Where there are few bursts, one is timed after so many nanoseconds.
 const AT_LATEST: u64 = 100_000_000;

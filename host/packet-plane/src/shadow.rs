@@ -1,5 +1,5 @@
-//! Shadowing: a new version of a function sees copies of the packets that the running one sees, and what it
-//! would have done is compared.
+//! Shadowing: a new version of a function sees copies of the packets that the running one sees, and
+//! what it would have done is compared.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -85,7 +85,8 @@ pub struct Side {
 }
 
 impl LaneSite {
-    /// Makes a version of one function ready to shadow it; `plan` is the chain with that version in it.
+    /// Makes a version of one function ready to shadow it; `plan` is the chain with that version in
+    /// it.
     ///
     /// # Errors
     /// As for [`Self::stage`].

@@ -1,17 +1,22 @@
-//! Keeps a flow on its lane when a chain has several: packets that a queue received for another lane's flow are handed over.
+//! Keeps a flow on its lane when a chain has several: packets that a queue received for another
+//! lane's flow are handed over.
 //!
-//! A device with several queues spreads flows by its own rule. Where that puts both directions of a flow into queues of one
-//! number ([`Spreading::Symmetric`], the same for both ports) a packet is right where it came in; else the lane that a flow
-//! belongs to is chosen by [`affinity_hash`], modulo the number of lanes. In both cases a flow whose addresses a function
-//! changed belongs to the lane where that happened ([`Owners`]).
+//! A device with several queues spreads flows by its own rule. Where that puts both directions of a
+//! flow into queues of one number ([`Spreading::Symmetric`], the same for both ports) a packet is
+//! right where it came in; else the lane that a flow belongs to is chosen by [`affinity_hash`],
+//! modulo the number of lanes. In both cases a flow whose addresses a function changed belongs to
+//! the lane where that happened ([`Owners`]).
 //!
-//! Where devices choose, two kinds of packets come in by a queue that says nothing of their flow. An ICMP error is put by the ends of
-//! who sent it, and not of the flow that it quotes: that flow's queue is computed as the device does ([`Placement`]), if that can be told.
-//! What the kernel's stack answers comes by the queue by which it was asked, but only for three seconds (`TUN_FLOW_EXPIRE`) and for
-//! so many flows at a time: so lanes note themselves as owners of the flows that they send there.
+//! Where devices choose, two kinds of packets come in by a queue that says nothing of their flow.
+//! An ICMP error is put by the ends of who sent it, and not of the flow that it quotes: that flow's
+//! queue is computed as the device does ([`Placement`]), if that can be told. What the kernel's
+//! stack answers comes by the queue by which it was asked, but only for three seconds
+//! (`TUN_FLOW_EXPIRE`) and for so many flows at a time: so lanes note themselves as owners of the
+//! flows that they send there.
 //!
-//! [`spread`] puts a port of this kind around each of the first two ports of every lane, and around the kernel's stack. A packet that is handed over enters the
-//! chain by the port of the same number, and so in the same direction.
+//! [`spread`] puts a port of this kind around each of the first two ports of every lane, and around
+//! the kernel's stack. A packet that is handed over enters the chain by the port of the same
+//! number, and so in the same direction.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -54,7 +59,8 @@ impl Agreed {
         }
     }
 
-    /// The lane to which the devices put the flow that a frame is of, or is an ICMP error about, if that can be told.
+    /// The lane to which the devices put the flow that a frame is of, or is an ICMP error about, if
+    /// that can be told.
     #[cold]
     fn placed(&self, frame: &[u8]) -> Option<usize> {
         let placement = self.placement.as_ref().filter(|_| self.by_device)?;
@@ -64,8 +70,9 @@ impl Agreed {
     }
 }
 
-/// Puts what is needed around the ports of a chain's lanes, so that a flow stays on its lane: nothing if there is one lane, or if
-/// packets come in by one port only. `seed` should be unknown to who sends packets.
+/// Puts what is needed around the ports of a chain's lanes, so that a flow stays on its lane:
+/// nothing if there is one lane, or if packets come in by one port only. `seed` should be unknown
+/// to who sends packets.
 ///
 /// # Errors
 /// When the system has no descriptors.
@@ -79,8 +86,8 @@ pub fn spread(lanes: Vec<Vec<Box<dyn Port>>>, seed: u64) -> io::Result<Vec<Vec<B
     if count < 2 || from == Spreading::Nothing || to == Spreading::Nothing {
         return Ok(lanes);
     }
-    // A way to the kernel's stack behind them that is a device does as devices do. What a stack that follows answers goes to who has
-    // asked it, whatever they do.
+    // A way to the kernel's stack behind them that is a device does as devices do. What a stack
+    // that follows answers goes to who has asked it, whatever they do.
     let kernel = ports.iter().skip(TO + 1).find(|port| port.is_kernel());
     let mut others = [Some(to), kernel.map(|port| port.spreading())].into_iter().flatten();
     let by_device = others.all(|other| other == from || other == Spreading::Follows)
@@ -111,8 +118,9 @@ fn leave(pool: &Pool) -> usize {
     (pool.rooms() / 16) as usize
 }
 
-/// Rooms that a lane lends to all others together by one port, if it has them: an eighth of its pool. Two devices fill their rings with a
-/// quarter each, so both have what they need; with a third, the way to the kernel, who comes first has more.
+/// Rooms that a lane lends to all others together by one port, if it has them: an eighth of its
+/// pool. Two devices fill their rings with a quarter each, so both have what they need; with a
+/// third, the way to the kernel, who comes first has more.
 fn lends(pool: &Pool) -> usize {
     (pool.rooms() / 8) as usize
 }
@@ -149,7 +157,8 @@ struct SpreadPort {
     /// This lane's number.
     here: usize,
     agreed: Arc<Agreed>,
-    /// The kernel's stack, beside devices that put flows where they belong: it does not know where that is.
+    /// The kernel's stack, beside devices that put flows where they belong: it does not know where
+    /// that is.
     follows: bool,
     ways: Ways,
     /// Whose packets of a burst are, and how many each lane gets.
@@ -270,7 +279,8 @@ impl SpreadPort {
         into.truncate(kept);
     }
 
-    /// What this lane has made another flow of is its own also when it comes back, and so is what it sends to a stack that follows.
+    /// What this lane has made another flow of is its own also when it comes back, and so is what
+    /// it sends to a stack that follows.
     #[inline]
     fn claim(&self, pool: &Pool, packets: &[Packet]) {
         for packet in packets {

@@ -1,8 +1,9 @@
 //! A station: ports and their pool on one worker, and the lanes whose packets come in by them.
 //!
-//! All chains of one tenant between the same two ports share a station, and with it the pool: which of them a packet passes is
-//! a matter of [`Steering`], and its bytes stay where the port put them. Pool and ports are lent to the lane whose turn it is. A
-//! station with one chain that takes everything is that lane, and costs nothing more.
+//! All chains of one tenant between the same two ports share a station, and with it the pool: which
+//! of them a packet passes is a matter of [`Steering`], and its bytes stay where the port put them.
+//! Pool and ports are lent to the lane whose turn it is. A station with one chain that takes
+//! everything is that lane, and costs nothing more.
 
 use std::mem;
 use std::os::fd::BorrowedFd;
@@ -31,7 +32,8 @@ pub struct Station {
     /// The lane that has them.
     seated: Option<usize>,
     members: Vec<Member>,
-    /// There but during a burst, also while nobody asks it: it has megabytes, and is not made on the data path.
+    /// There but during a burst, also while nobody asks it: it has megabytes, and is not made on
+    /// the data path.
     steering: Option<Box<Steering>>,
     /// Packets have to be told apart.
     tells_apart: bool,
@@ -63,8 +65,9 @@ impl Member {
 }
 
 impl Station {
-    /// Makes the pool and attaches the ports. `flows`: how many flows are remembered at least, once packets have to be told apart; 128 bytes
-    /// each are there from now on, and 64 more beside the kernel's stack.
+    /// Makes the pool and attaches the ports. `flows`: how many flows are remembered at least, once
+    /// packets have to be told apart; 128 bytes each are there from now on, and 64 more beside the
+    /// kernel's stack.
     ///
     /// # Errors
     /// When there is no memory, or a port cannot work with the pool.
@@ -122,7 +125,8 @@ impl Station {
         ports.map(|p| (p.name().to_owned(), p.kind(), p.statistics().clone())).collect()
     }
 
-    /// Gives it a lane that was made for its site. With `takes_rest` it gets the packets that no rule claims.
+    /// Gives it a lane that was made for its site. With `takes_rest` it gets the packets that no
+    /// rule claims.
     pub fn add(&mut self, key: String, lane: Lane, takes_rest: bool) {
         let instance = lane.version.instance;
         self.members.push(Member { key, lane, takes_rest, touched: true, instance });
@@ -152,8 +156,8 @@ impl Station {
         self.members.len()
     }
 
-    /// Does something with a lane between two bursts, and forgets what was decided about flows: it may be another version
-    /// afterwards.
+    /// Does something with a lane between two bursts, and forgets what was decided about flows: it
+    /// may be another version afterwards.
     pub fn with<R>(&mut self, key: &str, act: impl FnOnce(&mut Lane) -> R) -> Option<R> {
         let index = self.index(key)?;
         self.seat(index);
@@ -163,7 +167,8 @@ impl Station {
         Some(result)
     }
 
-    /// Looks at a lane between two bursts: nothing is decided anew. Whoever changes what it runs takes [`Self::with`].
+    /// Looks at a lane between two bursts: nothing is decided anew. Whoever changes what it runs
+    /// takes [`Self::with`].
     pub fn look<R>(&mut self, key: &str, look: impl FnOnce(&mut Lane) -> R) -> Option<R> {
         let index = self.index(key)?;
         self.seat(index);
@@ -178,7 +183,8 @@ impl Station {
         }
     }
 
-    /// Other rules hold from the next burst on. Those before are given back, to be dropped off the data path.
+    /// Other rules hold from the next burst on. Those before are given back, to be dropped off the
+    /// data path.
     pub fn steer(&mut self, rules: Arc<Rules>) -> Arc<Rules> {
         let before = mem::replace(&mut self.rules, rules);
         self.arrange();
@@ -393,7 +399,8 @@ impl Station {
         self.forget_if_changed(index, steering);
     }
 
-    /// Remembers whose the answers to what just went up to the kernel will be: this lane's, or nobody's.
+    /// Remembers whose the answers to what just went up to the kernel will be: this lane's, or
+    /// nobody's.
     fn note_answers(&mut self, lane: Option<usize>, steering: &mut Steering) {
         let answers = &mut self.context_mut().answers;
         if !answers.is_empty() {
@@ -461,7 +468,8 @@ impl Station {
         }
     }
 
-    /// The key of a flow of which a lane's function has moved this packet, if that holds for the flow, and it is known which that was.
+    /// The key of a flow of which a lane's function has moved this packet, if that holds for the
+    /// flow, and it is known which that was.
     fn key(
         &self,
         index: usize,
@@ -472,9 +480,11 @@ impl Station {
         let splits = self.members[index].lane.trial.as_ref().is_some_and(Trial::splits);
         match flow {
             Some(flow) => Some(steering.key(flow)),
-            // What one of two versions says holds for the packet, and a packet that a function made begins no flow here.
+            // What one of two versions says holds for the packet, and a packet that a function made
+            // begins no flow here.
             None if splits || packet.metadata.flags & FLAG_MADE != 0 => None,
-            // It did not come straight from the port, and functions may have made another flow's of it: that is not the one that comes in.
+            // It did not come straight from the port, and functions may have made another flow's of
+            // it: that is not the one that comes in.
             None if self.members.iter().any(Member::writes) => None,
             None => {
                 let frame = self.context().pool.bytes(packet.descriptor).unwrap_or_default();
@@ -501,7 +511,8 @@ impl Station {
         self.index(name).map(Destination::Lane)
     }
 
-    /// This flow goes there from now on; what is before the ports sees to that where it has to: not where all packets come in (`all_come`).
+    /// This flow goes there from now on; what is before the ports sees to that where it has to: not
+    /// where all packets come in (`all_come`).
     fn place_flow(&mut self, key: &Key, destination: Destination, all_come: bool) {
         let context = self.context_mut();
         let other = other_port(key.port);
@@ -531,7 +542,8 @@ impl Station {
         }
     }
 
-    /// Lets lanes handle what was moved to them, before more of the same flows comes to them straight from the ports.
+    /// Lets lanes handle what was moved to them, before more of the same flows comes to them
+    /// straight from the ports.
     #[cold]
     fn let_moved_go_on(&mut self) {
         // No longer than a way past all of them: they may move packets in circles.
@@ -543,8 +555,8 @@ impl Station {
         }
     }
 
-    /// Lets lanes handle what they have under way, their timers and their faults: those that had packets, those whose time has come,
-    /// and all of them (`all`) before the station sleeps.
+    /// Lets lanes handle what they have under way, their timers and their faults: those that had
+    /// packets, those whose time has come, and all of them (`all`) before the station sleeps.
     fn let_lanes_go_on(&mut self, all: bool) -> Turn {
         let mut turn = Turn::Ended;
         let now = self.context().now;
@@ -593,7 +605,8 @@ impl Station {
         }
     }
 
-    /// Ends all lanes and finishes the ports. The answer is where the pool's buffers are: none may be out.
+    /// Ends all lanes and finishes the ports. The answer is where the pool's buffers are: none may
+    /// be out.
     ///
     /// # Errors
     /// When a port cannot write out what it has.

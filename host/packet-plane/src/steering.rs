@@ -1,4 +1,5 @@
-//! Telling the packets of a station apart: rules for new flows, a flow cache for known ones, and what functions decided about them.
+//! Telling the packets of a station apart: rules for new flows, a flow cache for known ones, and
+//! what functions decided about them.
 
 use std::mem;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::plan::FunctionPlan;
 pub struct Rules {
     /// Rules that concern this station's ports and chains.
     pub table: Table,
-    /// Names of the lanes that [`Target::Chain`] counts, whether they are here or not: what is for one that is not is dropped.
+    /// Names of the lanes that [`Target::Chain`] counts, whether they are here or not: what is for
+    /// one that is not is dropped.
     pub chains: Vec<String>,
     /// For each rule of the table, how many flows it has decided about.
     pub hits: Vec<Arc<AtomicU64>>,
@@ -73,9 +75,11 @@ const ANSWER: u16 = 0xfffc;
 const NO_CHAIN: u16 = 0xfffb;
 /// A packet of the burst whose way was taken.
 const TAKEN: u16 = 0xfff0;
-/// A code point that no packet has: of the key under which an ICMP packet is known once it was looked into.
+/// A code point that no packet has: of the key under which an ICMP packet is known once it was
+/// looked into.
 const LOOKED_INTO: u8 = 0x80;
-/// Maximum number of verdicts for whole flows that are told apart; others count for their packet only.
+/// Maximum number of verdicts for whole flows that are told apart; others count for their packet
+/// only.
 const FINALS_MAX: usize = 4096;
 
 /// See the module.
@@ -88,11 +92,13 @@ pub(crate) struct Steering {
     /// Names of lanes, and whether they have to do with the kernel's stack.
     lanes: Vec<(String, bool)>,
     cache: FlowCache,
-    /// Whose the kernel's answers are: they go back the way by which the flow's last packet went up, whatever has been decided
-    /// about flows since. There if one of the ports is the kernel's stack.
+    /// Whose the kernel's answers are: they go back the way by which the flow's last packet went
+    /// up, whatever has been decided about flows since. There if one of the ports is the kernel's
+    /// stack.
     answers: Option<FlowCache>,
-    /// Flows that functions have moved, as [`Key::plain`] has them. What the other cache does not know is looked for here once one was, and so
-    /// are all ICMP errors: their key says nothing of the flow that they are about.
+    /// Flows that functions have moved, as [`Key::plain`] has them. What the other cache does not
+    /// know is looked for here once one was, and so are all ICMP errors: their key says nothing of
+    /// the flow that they are about.
     moves: FlowCache,
     /// One was.
     has_moves: bool,
@@ -132,8 +138,8 @@ impl Steering {
         }
     }
 
-    /// Other rules, or other lanes: `lanes` are their names and whether they go up to the kernel's stack, `rest` the one that takes
-    /// what is left.
+    /// Other rules, or other lanes: `lanes` are their names and whether they go up to the kernel's
+    /// stack, `rest` the one that takes what is left.
     pub(crate) fn arrange(
         &mut self,
         rules: Arc<Rules>,
@@ -154,7 +160,8 @@ impl Steering {
         self.forget();
     }
 
-    /// Forgets all flows, once the burst is done with: until then the ways of its packets are needed.
+    /// Forgets all flows, once the burst is done with: until then the ways of its packets are
+    /// needed.
     pub(crate) fn forget_later(&mut self) {
         self.stale = true;
     }
@@ -216,7 +223,8 @@ impl Steering {
         }
     }
 
-    /// Where the kernel's packet goes if nothing came before it: as what it could be the answer to, in reverse.
+    /// Where the kernel's packet goes if nothing came before it: as what it could be the answer to,
+    /// in reverse.
     #[cold]
     fn way_of_question(&self, answer: &Key) -> weir_steering::FlowRoute {
         let goes_up = |lane: &u16| self.lanes.get(usize::from(*lane)).is_some_and(|lane| lane.1);
@@ -235,7 +243,8 @@ impl Steering {
         weir_steering::FlowRoute { target, skip: 0 }
     }
 
-    /// Packets of these flows went up to the kernel: from this lane, which sees the answers too, or without any.
+    /// Packets of these flows went up to the kernel: from this lane, which sees the answers too, or
+    /// without any.
     pub(crate) fn note_answers(&mut self, flows: &mut Vec<Key>, lane: Option<usize>) {
         let lane = lane.filter(|lane| self.lanes.get(*lane).is_some_and(|lane| lane.1));
         let target = lane.map_or(ANSWER, code);
@@ -248,7 +257,8 @@ impl Steering {
         }
     }
 
-    /// Whether all packets come in, whatever what is before the ports decides: it goes by the rules, which may lead elsewhere.
+    /// Whether all packets come in, whatever what is before the ports decides: it goes by the
+    /// rules, which may lead elsewhere.
     pub(crate) fn all_come(&self) -> bool {
         self.rest.is_some() && self.rules.is_empty()
     }
@@ -275,8 +285,9 @@ impl Steering {
         self.ask_rules(place)
     }
 
-    /// The way of an ICMP error: that of the flow that it quotes, if this was moved, or if no rule means the error itself and one means
-    /// that flow. Not remembered, because the packet's key says nothing of it.
+    /// The way of an ICMP error: that of the flow that it quotes, if this was moved, or if no rule
+    /// means the error itself and one means that flow. Not remembered, because the packet's key
+    /// says nothing of it.
     fn ask_for_quoted(&self, place: usize, context: &Context) -> Option<weir_steering::FlowRoute> {
         let packet = &context.burst[place];
         let frame = context.pool.bytes(packet.descriptor).unwrap_or_default();
@@ -332,7 +343,8 @@ impl Steering {
         self.ways.iter().all(|way| *way == first).then(|| self.decode(first))
     }
 
-    /// A way that packets of the burst have to go and have not gone yet; [`Self::places`] are those packets.
+    /// A way that packets of the burst have to go and have not gone yet; [`Self::places`] are those
+    /// packets.
     pub(crate) fn next_way(&mut self) -> Option<Way> {
         let first = self.ways.iter().position(|way| way.target != TAKEN)?;
         let way = self.ways[first];
@@ -455,7 +467,8 @@ pub(crate) const fn other_port(port: u16) -> u16 {
     if port as usize == FROM { TO as u16 } else { FROM as u16 }
 }
 
-/// What tells the kernel's answers apart: not its code point, nor whose hardware addresses it has found, be it by ARP.
+/// What tells the kernel's answers apart: not its code point, nor whose hardware addresses it has
+/// found, be it by ARP.
 const fn plain(key: Key) -> Key {
     Key { macs: [[0; 6]; 2], ..key.plain() }
 }

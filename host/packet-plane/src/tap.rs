@@ -1,7 +1,9 @@
-//! Copies of the packets at one place of a chain that runs: where they come to it and leave it, or on both sides of a function.
+//! Copies of the packets at one place of a chain that runs: where they come to it and leave it, or
+//! on both sides of a function.
 //!
-//! Each lane copies into a buffer of fixed size; whoever reads takes it all at once and gives an empty one. Packets for which there is
-//! no room any more are counted. So a reader that is slow, or gone, costs the packets that it does not see, and nothing else.
+//! Each lane copies into a buffer of fixed size; whoever reads takes it all at once and gives an
+//! empty one. Packets for which there is no room any more are counted. So a reader that is slow, or
+//! gone, costs the packets that it does not see, and nothing else.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,7 +69,8 @@ pub struct Tapped<'a> {
     pub reverse: bool,
     /// What the function decided, as it was written (`wit/window.md`): of what leaves a function.
     pub verdict: Option<u32>,
-    /// The same for what a function was given and what it made of that; counted from 1 in each lane, 0 at a chain's ends.
+    /// The same for what a function was given and what it made of that; counted from 1 in each
+    /// lane, 0 at a chain's ends.
     pub id: u64,
     /// The lane that copied it.
     pub lane: usize,
@@ -162,7 +165,8 @@ impl Tap {
         Box::new(Tapper { config, pick, buffer, slots: Vec::new(), given: 0, bytes: Vec::new() })
     }
 
-    /// Takes what was copied since the last time. The answer is whether there will be more: not when its observers are gone.
+    /// Takes what was copied since the last time. The answer is whether there will be more: not
+    /// when its observers are gone.
     pub fn drain(&mut self, mut each: impl FnMut(Tapped<'_>)) -> bool {
         let mut more = false;
         for (lane, shared) in self.lanes.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! A record of what each function of a chain does to some of its packets.
 //!
-//! Packets are followed by the rooms that they lie in. What is recorded is copied, so a trace costs what it shows: the packets that are not
-//! picked cost a look at each.
+//! Packets are followed by the rooms that they lie in. What is recorded is copied, so a trace costs
+//! what it shows: the packets that are not picked cost a look at each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +40,8 @@ pub struct Followed {
     pub reverse: bool,
     /// The packet as the first of these functions got it.
     pub bytes: Vec<u8>,
-    /// Functions that it was given to, one after the other: an answer passes those before the one that gave it once more.
+    /// Functions that it was given to, one after the other: an answer passes those before the one
+    /// that gave it once more.
     pub steps: Vec<Step>,
 }
 
@@ -104,7 +105,8 @@ struct Resident {
     bytes: Vec<u8>,
     /// Its direction there.
     reverse: bool,
-    /// It goes back to the port that it came in by, and is turned round no more; or it came by none.
+    /// It goes back to the port that it came in by, and is turned round no more; or it came by
+    /// none.
     turned: bool,
 }
 
@@ -115,7 +117,8 @@ impl Resident {
         Self { at, bytes, reverse, turned }
     }
 
-    /// Whether a function of the chain gets it next, after this verdict of the one at `place`. A reply passes those that it has passed before.
+    /// Whether a function of the chain gets it next, after this verdict of the one at `place`. A
+    /// reply passes those that it has passed before.
     fn stays(&self, place: usize, last: usize, verdict: u32) -> bool {
         let (first, end) = if self.reverse { (last, 0) } else { (0, last) };
         match Verdict::decode_final(verdict) {
@@ -128,7 +131,8 @@ impl Resident {
 }
 
 impl Trace {
-    /// Follows at most `limit` of the packets that are picked, through a chain of so many functions.
+    /// Follows at most `limit` of the packets that are picked, through a chain of so many
+    /// functions.
     #[must_use]
     pub fn new(limit: usize, functions: usize, pick: Pick) -> Self {
         let record = Record { pick, limit, came: 0, followed: Vec::new(), bytes: 0, under_way: 0 };
@@ -162,7 +166,8 @@ impl Trace {
         record.is_full() && record.under_way == 0
     }
 
-    /// What was recorded, and how many packets came to the chain meanwhile. Its observers may go on.
+    /// What was recorded, and how many packets came to the chain meanwhile. Its observers may go
+    /// on.
     #[must_use]
     pub fn recorded(&self) -> (Vec<Followed>, u64) {
         let record = lock(&self.record);
@@ -231,7 +236,8 @@ impl Observer for Watcher {
                 Some(at) if place != first && record.followed[at].number.is_none() == made => at,
                 other => {
                     record.under_way -= usize::from(other.is_some());
-                    // Elsewhere only what a function made was not seen before, or what came before the trace began.
+                    // Elsewhere only what a function made was not seen before, or what came before
+                    // the trace began.
                     let new = place == first || made;
                     match new.then(|| record.sight(&self.bytes, metadata)).flatten() {
                         Some(at) => at,

@@ -1,5 +1,5 @@
-//! Trying a new version beside the running one: canary (a share of the flows is really its) and shadow
-//! (it sees copies and decides nothing).
+//! Trying a new version beside the running one: canary (a share of the flows is really its) and
+//! shadow (it sees copies and decides nothing).
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,8 +96,9 @@ impl Trial {
 }
 
 impl Lane {
-    /// Gives `percent` of the flows (by their symmetric hash) to a version that differs in one function. It ends
-    /// by itself when that version faults; its packets then go to the running one.
+    /// Gives `percent` of the flows (by their symmetric hash) to a version that differs in one
+    /// function. It ends by itself when that version faults; its packets then go to the running
+    /// one.
     ///
     /// # Errors
     /// When another trial runs, or the chains differ in another function.
@@ -120,7 +121,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Gives the canary another share of the flows. When that grows, the flows that it has stay with it.
+    /// Gives the canary another share of the flows. When that grows, the flows that it has stay
+    /// with it.
     ///
     /// # Errors
     /// When there is no canary.
@@ -174,8 +176,8 @@ impl Lane {
         }
     }
 
-    /// Ends a canary; its flows go back to the running version. It is given back, to be ended off the data path, also if it had ended by
-    /// itself. None: there was none.
+    /// Ends a canary; its flows go back to the running version. It is given back, to be ended off
+    /// the data path, also if it had ended by itself. None: there was none.
     pub fn end_canary(&mut self) -> Option<Retired> {
         match self.take_canary() {
             Some(Trial::Canary { version, .. }) => Some(self.let_go(*version)),
@@ -193,7 +195,8 @@ impl Lane {
         Retired::of(version.staged)
     }
 
-    /// Ends a canary whose other functions are not those of the chain that is about to run: it would bring the old ones back.
+    /// Ends a canary whose other functions are not those of the chain that is about to run: it
+    /// would bring the old ones back.
     pub(crate) fn end_canary_beside(&mut self, plan: &ChainPlan) {
         if let Some(Trial::Canary { version, function, .. }) = &self.trial
             && !plan.differs_only_in(*function, &version.staged.plan)
@@ -226,7 +229,8 @@ impl Lane {
         }
     }
 
-    /// Another function than the one on trial faulted in it: new instances of the canary, as of the running version.
+    /// Another function than the one on trial faulted in it: new instances of the canary, as of the
+    /// running version.
     pub(crate) fn renew_canary(&mut self) {
         let Some(Trial::Canary { version, .. }) = &self.trial else { return };
         let Some(staged) = self.again(&version.staged) else {
@@ -262,7 +266,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Ends a shadow: what was seen, and what is to be dropped off the data path. None: there is none.
+    /// Ends a shadow: what was seen, and what is to be dropped off the data path. None: there is
+    /// none.
     pub fn end_shadow(&mut self) -> Option<(TrialStatus, Option<Box<dyn Observer>>)> {
         let trial = self.trial.take_if(|trial| matches!(trial, Trial::Shadow { .. }))?;
         let status = trial.status();

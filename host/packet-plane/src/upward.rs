@@ -16,8 +16,9 @@ const ICMPV6: u8 = 58;
 /// Where a frame's destination lies.
 const DESTINATION: std::ops::Range<usize> = 0..6;
 
-/// The kernel as one more host at the end of a chain: what has its hardware address goes there, what is for everybody goes
-/// there too, and so does what is for a listener, whosever hardware address it has.
+/// The kernel as one more host at the end of a chain: what has its hardware address goes there,
+/// what is for everybody goes there too, and so does what is for a listener, whosever hardware
+/// address it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upward {
     /// The kernel's hardware address.
@@ -42,8 +43,9 @@ pub(crate) enum Side {
 }
 
 impl Upward {
-    /// The kernel's interface has this hardware address; the chain's listeners listen there. Of listeners on all addresses only the
-    /// kernel knows which those are: for them the hardware address alone counts.
+    /// The kernel's interface has this hardware address; the chain's listeners listen there. Of
+    /// listeners on all addresses only the kernel knows which those are: for them the hardware
+    /// address alone counts.
     #[must_use]
     pub fn new(address: [u8; 6], listeners: impl IntoIterator<Item = SocketAddr>) -> Self {
         let named = listeners.into_iter().filter(|listener| !listener.ip().is_unspecified());
@@ -65,13 +67,15 @@ impl Upward {
             return Side::Onward;
         }
         let listens = self.listeners.contains(&(key.destination, key.destination_port));
-        // Errors about a listener's packets; a fragment has no ports, and is the kernel's to put together.
+        // Errors about a listener's packets; a fragment has no ports, and is the kernel's to put
+        // together.
         let related = matches!(key.protocol, ICMP | ICMPV6)
             || key.protocol == TCP && key.destination_port == 0;
         if key.protocol == TCP && listens || related { Side::Readdressed } else { Side::Onward }
     }
 
-    /// Gives a frame the kernel's hardware address, so that the kernel takes it for its own. Frames for many stay so.
+    /// Gives a frame the kernel's hardware address, so that the kernel takes it for its own. Frames
+    /// for many stay so.
     pub(crate) fn readdress(&self, frame: &mut [u8]) {
         if let Some(destination) = frame.get_mut(DESTINATION)
             && destination[0] & 1 == 0

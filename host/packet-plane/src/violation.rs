@@ -1,4 +1,5 @@
-//! What a function wrote for a packet that it may not write, and why: in words, once it has happened.
+//! What a function wrote for a packet that it may not write, and why: in words, once it has
+//! happened.
 
 use weir_layout::{FLAG_REVERSE, VERDICT_FINAL, VERDICT_NAMES, Verdict};
 use weir_pool::Packet;
@@ -6,7 +7,8 @@ use weir_sandbox::{FaultKind, World};
 
 use crate::context::Context;
 
-/// What stands in place of a verdict where a function that gets copies answered something else than verdicts.
+/// What stands in place of a verdict where a function that gets copies answered something else than
+/// verdicts.
 const NO_ANSWER: u32 = 0xff;
 
 const NO_ANSWER_TOLD: &str = "it stands for an answer that is no verdict: a function that gets copies has to give one for each packet, cannot \
@@ -30,7 +32,8 @@ pub(crate) struct Violation {
 }
 
 impl Violation {
-    /// The fault in words, of a function of this world: which packet, what was written, and what is wrong with that.
+    /// The fault in words, of a function of this world: which packet, what was written, and what is
+    /// wrong with that.
     pub(crate) fn told(&self, context: &Context, world: World) -> String {
         let Self { kind, number, packet, .. } = self;
         let bytes = packet.descriptor.length;

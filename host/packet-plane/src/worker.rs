@@ -1,7 +1,7 @@
 //! A worker: a thread, pinned to a core, that drives lanes and stations.
 //!
-//! Under load it gives its lanes turns without a pause; when all of them sleep, so does it, until its doorbell rings (there are
-//! commands) or the [`Roster`] has somebody woken.
+//! Under load it gives its lanes turns without a pause; when all of them sleep, so does it, until
+//! its doorbell rings (there are commands) or the [`Roster`] has somebody woken.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -18,7 +18,8 @@ use crate::lane::Lane;
 use crate::roster::{Driven, Looked, Roster};
 use crate::station::Station;
 
-/// For a sleep this short the clock of deadlines is kept going: stopping and starting it wakes another thread.
+/// For a sleep this short the clock of deadlines is kept going: stopping and starting it wakes
+/// another thread.
 const NAP: Duration = Duration::from_millis(2);
 
 type Command = Box<dyn FnOnce(&mut Roster) + Send>;
@@ -119,7 +120,8 @@ impl Worker {
         })
     }
 
-    /// Does something with a lane between two of its turns, and waits for it. None: there is no such lane.
+    /// Does something with a lane between two of its turns, and waits for it. None: there is no
+    /// such lane.
     ///
     /// # Errors
     /// When the worker has ended.
@@ -135,7 +137,8 @@ impl Worker {
         })
     }
 
-    /// Does something with a station between two of its turns, and waits for it. None: there is no such station.
+    /// Does something with a station between two of its turns, and waits for it. None: there is no
+    /// such station.
     ///
     /// # Errors
     /// When the worker has ended.

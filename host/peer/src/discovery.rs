@@ -2,7 +2,8 @@
 
 use crate::neighbours::Mac;
 
-/// Where options begin, by type: router solicitation, router advertisement, neighbour solicitation, neighbour advertisement, redirect.
+/// Where options begin, by type: router solicitation, router advertisement, neighbour solicitation,
+/// neighbour advertisement, redirect.
 const OPTIONS: [(u8, usize); 5] = [(133, 8), (134, 16), (135, 24), (136, 24), (137, 40)];
 /// Options with a hardware address: of the source, of the target.
 const WITH_ADDRESS: [u8; 2] = [1, 2];

@@ -10,8 +10,9 @@ const HALF: usize = 1 << 15;
 pub(crate) type Host = [u8; 16];
 pub(crate) type Mac = [u8; 6];
 
-/// Hosts and the hardware addresses by which they were last heard: their own, or their router's. At most 65,536; those that were not
-/// heard while half as many others came are forgotten. Hashes have a secret: hosts choose what they are called.
+/// Hosts and the hardware addresses by which they were last heard: their own, or their router's. At
+/// most 65,536; those that were not heard while half as many others came are forgotten. Hashes have
+/// a secret: hosts choose what they are called.
 #[derive(Debug, Default)]
 pub struct Neighbours {
     young: HashMap<Host, Mac>,

@@ -11,18 +11,21 @@ use crate::Addresses;
 use crate::addresses::Stray;
 use crate::neighbours::Neighbours;
 
-/// What is sent here comes in at the kernel's stack; what is received the kernel sends. See the crate.
+/// What is sent here comes in at the kernel's stack; what is received the kernel sends. See the
+/// crate.
 pub struct PeerPort {
     port: Box<dyn Port>,
     addresses: Addresses,
-    /// Answers may come to another queue than what they answer: all queues of a port have these in common.
+    /// Answers may come to another queue than what they answer: all queues of a port have these in
+    /// common.
     neighbours: Arc<Mutex<Neighbours>>,
     /// Counts of a burst, until it is told.
     counts: PortCounts,
 }
 
 impl PeerPort {
-    /// Over this port, whose only neighbour is the kernel's interface. Queues of one device share their neighbours.
+    /// Over this port, whose only neighbour is the kernel's interface. Queues of one device share
+    /// their neighbours.
     #[must_use]
     pub fn new(
         port: Box<dyn Port>,

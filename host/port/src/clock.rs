@@ -1,6 +1,7 @@
 //! When a burst came in, by one reading of the clock.
 //!
-//! Owns: both times of a burst, the monotonic one and nanoseconds since 1970. Must not know: packets.
+//! Owns: both times of a burst, the monotonic one and nanoseconds since 1970. Must not know:
+//! packets.
 
 use rustix::time::{ClockId, clock_gettime};
 

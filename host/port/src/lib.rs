@@ -2,8 +2,9 @@
 //!
 //! Owns: the [`Port`] trait, its counters, and the kinds of port that need nothing but files and
 //! memory: [`pcap`] (captures in, captures out) and [`memory`] (generator, sink, and a channel for
-//! tests). Must not know: chains, functions, verdicts, or workers (what steering rules say of chains it passes on as
-//! numbers); a port fills buffers of a pool with packets and takes filled buffers back.
+//! tests). Must not know: chains, functions, verdicts, or workers (what steering rules say of
+//! chains it passes on as numbers); a port fills buffers of a pool with packets and takes filled
+//! buffers back.
 //!
 //! ```text
 //!   file, generator ──receive──> Vec<Packet> ──(chain)──> Vec<Packet> ──send──> file, sink
@@ -46,9 +47,9 @@ pub trait Port: Send {
     /// The kind of port: `pcap`, `memory`, ...
     fn kind(&self) -> &'static str;
 
-    /// Makes the port ready to work with this pool, the only one that later calls name: a device that writes
-    /// to memory by itself is told of the pool's memory here, and may take buffers to receive into. Called once, before
-    /// everything else.
+    /// Makes the port ready to work with this pool, the only one that later calls name: a device
+    /// that writes to memory by itself is told of the pool's memory here, and may take buffers to
+    /// receive into. Called once, before everything else.
     ///
     /// # Errors
     /// When the device refuses the memory, or the pool has too few buffers for it.
@@ -57,16 +58,16 @@ pub trait Port: Send {
         Ok(())
     }
 
-    /// Says what metadata the worker gives packets that come in by this port, but for their hash. The answer is whether the
-    /// port does that by itself from now on.
+    /// Says what metadata the worker gives packets that come in by this port, but for their hash.
+    /// The answer is whether the port does that by itself from now on.
     fn stamp(&mut self, metadata: Metadata) -> bool {
         let _ = metadata;
         false
     }
 
     /// Appends at most `max` packets that came in, in order, in buffers taken from the pool.
-    /// Metadata is left at its default, except for a hash that is known, or is what [`Self::stamp`] was told.
-    /// Allocates nothing if `into` has room for `max` more.
+    /// Metadata is left at its default, except for a hash that is known, or is what [`Self::stamp`]
+    /// was told. Allocates nothing if `into` has room for `max` more.
     ///
     /// # Errors
     /// When the port is broken. Packets that came in before were delivered by earlier calls; a
@@ -78,8 +79,8 @@ pub trait Port: Send {
         max: usize,
     ) -> Result<Received, PortError>;
 
-    /// When the packets that [`Self::receive`] has just given came in, in ns of the [`monotonic`] clock, if the port read it
-    /// anyway.
+    /// When the packets that [`Self::receive`] has just given came in, in ns of the [`monotonic`]
+    /// clock, if the port read it anyway.
     fn received_at(&self) -> Option<u64> {
         None
     }
@@ -91,9 +92,10 @@ pub trait Port: Send {
     /// When the port is broken; what could not be sent is counted.
     fn send(&mut self, pool: &mut Pool, packets: &mut Vec<Packet>) -> Result<(), PortError>;
 
-    /// Does what is due although nothing comes in or leaves: pushes on what waits to be sent, takes back what was sent, looks
-    /// after the device. Called when the worker has nothing else to do, before it sleeps. The answer is when it has to be
-    /// called again, if that cannot wait for [`Self::readiness`].
+    /// Does what is due although nothing comes in or leaves: pushes on what waits to be sent, takes
+    /// back what was sent, looks after the device. Called when the worker has nothing else to do,
+    /// before it sleeps. The answer is when it has to be called again, if that cannot wait for
+    /// [`Self::readiness`].
     ///
     /// # Errors
     /// When the port is broken, as with [`Self::receive`].
@@ -102,13 +104,15 @@ pub trait Port: Send {
         Ok(None)
     }
 
-    /// Appends the descriptors by which the port says that there is something to receive or to settle: they are readable
-    /// then, and stay so until it was received. The worker sleeps on them.
+    /// Appends the descriptors by which the port says that there is something to receive or to
+    /// settle: they are readable then, and stay so until it was received. The worker sleeps on
+    /// them.
     fn readiness<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
         let _ = fds;
     }
 
-    /// Whether this is the kernel's own network stack: what is sent here comes in there, what is received the kernel sends.
+    /// Whether this is the kernel's own network stack: what is sent here comes in there, what is
+    /// received the kernel sends.
     fn is_kernel(&self) -> bool {
         false
     }
@@ -118,8 +122,9 @@ pub trait Port: Send {
         false
     }
 
-    /// Gives these packets to the kernel's stack, as if they had come in there by the port's device. As with [`Self::send`], the
-    /// vector is left empty and every buffer given back. Only for ports with a way there ([`Self::reaches_kernel`]).
+    /// Gives these packets to the kernel's stack, as if they had come in there by the port's
+    /// device. As with [`Self::send`], the vector is left empty and every buffer given back. Only
+    /// for ports with a way there ([`Self::reaches_kernel`]).
     ///
     /// # Errors
     /// When the port is broken; what could not be given is counted.
@@ -128,8 +133,8 @@ pub trait Port: Send {
         Ok(())
     }
 
-    /// Writes out what is still buffered, and gives back every buffer that the port has. Nothing may be received or
-    /// sent afterwards.
+    /// Writes out what is still buffered, and gives back every buffer that the port has. Nothing
+    /// may be received or sent afterwards.
     ///
     /// # Errors
     /// When writing fails.
@@ -143,7 +148,8 @@ pub trait Port: Send {
         Spreading::Anyhow
     }
 
-    /// Which queue flows come to, if the port spreads by [`Spreading::Symmetric`] and that can be told.
+    /// Which queue flows come to, if the port spreads by [`Spreading::Symmetric`] and that can be
+    /// told.
     fn placement(&self) -> Option<Placement> {
         None
     }
@@ -158,16 +164,18 @@ pub trait Port: Send {
         None
     }
 
-    /// A function has moved this flow (one direction of it, as it comes in by this port): whatever is before the port is to see to that
-    /// from now on, until [`Self::forget_flows`], whatever the rules say, and for all packets of the flow: those with another code point or
-    /// other hardware addresses, ICMP errors about it, and by whichever queue they come. Never waits. The answer is whether it will; if not,
-    /// the flow's packets come in, or not, as the rules say.
+    /// A function has moved this flow (one direction of it, as it comes in by this port): whatever
+    /// is before the port is to see to that from now on, until [`Self::forget_flows`], whatever the
+    /// rules say, and for all packets of the flow: those with another code point or other hardware
+    /// addresses, ICMP errors about it, and by whichever queue they come. Never waits. The answer
+    /// is whether it will; if not, the flow's packets come in, or not, as the rules say.
     fn place_flow(&mut self, flow: &Key, to: Moved) -> bool {
         let _ = (flow, to);
         false
     }
 
-    /// What functions have decided about flows is void: whatever is before the port forgets what [`Self::place_flow`] told it.
+    /// What functions have decided about flows is void: whatever is before the port forgets what
+    /// [`Self::place_flow`] told it.
     fn forget_flows(&mut self) {}
 
     /// Tells from another thread how the device behind the port is, if there is one.
@@ -191,10 +199,11 @@ pub type Placement = Arc<dyn Fn(&Key) -> Option<u16> + Send + Sync>;
 /// By which rule a device with several queues puts packets into them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spreading {
-    /// By one that nothing can be said about: the two directions of a flow may come to different queues.
+    /// By one that nothing can be said about: the two directions of a flow may come to different
+    /// queues.
     Anyhow,
-    /// By a hash that is the same for both directions of a flow. Ports that spread alike put a flow into the queues of one
-    /// number.
+    /// By a hash that is the same for both directions of a flow. Ports that spread alike put a flow
+    /// into the queues of one number.
     Symmetric {
         /// The hash.
         rule: &'static str,

@@ -2,7 +2,8 @@
 //! into a record, or to that thread. For benchmarks and tests.
 //!
 //! Owns: the template frames ([`Templates`]), the generator and its bounds, and what becomes of
-//! packets sent ([`Keep`]); the [`channel`] to another thread. Must not know what is being measured.
+//! packets sent ([`Keep`]); the [`channel`] to another thread. Must not know what is being
+//! measured.
 
 mod channel;
 mod generator;

@@ -1,7 +1,8 @@
 //! Ports around other ports.
 
-/// In an implementation of [`Port`](crate::Port) for a port around another, in this field: passes these methods on to the one
-/// within as they are; `place_flow` stands for `forget_flows`, too. What such a port does itself it writes out.
+/// In an implementation of [`Port`](crate::Port) for a port around another, in this field: passes
+/// these methods on to the one within as they are; `place_flow` stands for `forget_flows`, too.
+/// What such a port does itself it writes out.
 #[macro_export]
 macro_rules! pass_on {
     ($inner:ident: $($method:ident),+ $(,)?) => { $($crate::pass_on!(@ $method $inner);)+ };

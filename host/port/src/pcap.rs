@@ -1,7 +1,7 @@
 //! The `pcap` port: packets come from one capture file and leave into another.
 //!
-//! Owns: reading ([`CaptureReader`]), writing ([`CaptureWriter`], [`Blocks`]) and looking through ([`scan`])
-//! captures of both formats, and the pace of a replay. Must not know what packets mean.
+//! Owns: reading ([`CaptureReader`]), writing ([`CaptureWriter`], [`Blocks`]) and looking through
+//! ([`scan`]) captures of both formats, and the pace of a replay. Must not know what packets mean.
 //!
 //! A burst never spans more than [`BURST_SPAN`] of the capture's time, so that functions that
 //! measure time see a clock that is right for every packet of it.

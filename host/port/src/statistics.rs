@@ -71,12 +71,13 @@ counters! {
     tx_dropped_full,
     /// Packets dropped because the device cannot send frames that long or that short.
     tx_dropped_length,
-    /// Times that the device found no free buffer to receive into: its packets wait, and what it cannot keep it drops
-    /// and counts itself.
+    /// Times that the device found no free buffer to receive into: its packets wait, and what it
+    /// cannot keep it drops and counts itself.
     rx_waits_for_buffer,
     /// Packets in which the device found a checksum wrong.
     rx_bad_checksum,
-    /// Those among them that were dropped, because a device that fills in checksums would have made them right.
+    /// Those among them that were dropped, because a device that fills in checksums would have made
+    /// them right.
     rx_dropped_bad_checksum,
     /// Packets dropped because the link was down or the device gone.
     tx_dropped_down,
@@ -84,7 +85,8 @@ counters! {
     kernel_received,
     /// Packets sent for the kernel.
     kernel_sent,
-    /// Packets dropped because the kernel did not take them: its queue was full, or the interface down.
+    /// Packets dropped because the kernel did not take them: its queue was full, or the interface
+    /// down.
     kernel_dropped_full,
     /// Packets of the kernel dropped because the pool had no free buffer.
     kernel_dropped_no_buffer,
@@ -96,7 +98,8 @@ counters! {
     rx_taken_over,
     /// Packets dropped because the worker whose flows they belong to had no room for them.
     rx_dropped_handoff_full,
-    /// Packets dropped because who sent them is not the kernel, the only neighbour that the port has.
+    /// Packets dropped because who sent them is not the kernel, the only neighbour that the port
+    /// has.
     rx_dropped_not_peer,
     /// Packets of the kernel dropped because the host that they are for was not heard on the wire.
     rx_dropped_no_neighbour,

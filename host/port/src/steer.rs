@@ -6,12 +6,13 @@ use weir_steering::Rule;
 
 use crate::PortError;
 
-/// Decides by steering rules which packets never come to the port. From any thread, while the port's worker goes on or sleeps,
-/// also before the port is attached.
+/// Decides by steering rules which packets never come to the port. From any thread, while the
+/// port's worker goes on or sleeps, also before the port is attached.
 pub trait Steer: Send + Sync {
-    /// Puts these rules in the place of those before: each packet is decided by the old ones or by the new. `port` is the
-    /// number that rules have for this port. Packets that rules send to chains come to the port, and so may any others: who
-    /// reads the port decides again. May take a second for 100,000 rules.
+    /// Puts these rules in the place of those before: each packet is decided by the old ones or by
+    /// the new. `port` is the number that rules have for this port. Packets that rules send to
+    /// chains come to the port, and so may any others: who reads the port decides again. May take a
+    /// second for 100,000 rules.
     ///
     /// # Errors
     /// When the device refuses them; then none is in force here.
@@ -23,8 +24,9 @@ pub trait Steer: Send + Sync {
     /// Where each of the rules that [`Self::replace`] was given last is compared, in their order.
     fn places(&self) -> Vec<Place>;
 
-    /// From now on packets that these rules drop are dropped, although the port is not open: as behind a port that was, and for as long
-    /// ([`Self::outlive_port`]). False: they drop nothing, or the device cannot do that without a port.
+    /// From now on packets that these rules drop are dropped, although the port is not open: as
+    /// behind a port that was, and for as long ([`Self::outlive_port`]). False: they drop nothing,
+    /// or the device cannot do that without a port.
     ///
     /// # Errors
     /// When the device is gone, or refuses it.
@@ -32,8 +34,9 @@ pub trait Steer: Send + Sync {
         Ok(false)
     }
 
-    /// With `stay` packets that these rules drop go on to be dropped when the port is closed, until there is another port in its place, or
-    /// this is taken back. Whether that is so at this moment: the port is closed, and its rules are in force.
+    /// With `stay` packets that these rules drop go on to be dropped when the port is closed, until
+    /// there is another port in its place, or this is taken back. Whether that is so at this
+    /// moment: the port is closed, and its rules are in force.
     fn outlive_port(&self, stay: bool) -> bool {
         let _ = stay;
         false
@@ -52,9 +55,11 @@ pub enum Place {
         /// Packets that it decided there, if they are counted.
         packets: Option<u64>,
     },
-    /// Behind the port, in software: it is for a chain, or this is why nothing before the port has it.
+    /// Behind the port, in software: it is for a chain, or this is why nothing before the port has
+    /// it.
     Behind(Option<Arc<str>>),
-    /// Behind the port, in software, because this earlier one of the rules sends some of its packets elsewhere.
+    /// Behind the port, in software, because this earlier one of the rules sends some of its
+    /// packets elsewhere.
     BehindRule(u32),
 }
 

@@ -186,8 +186,9 @@ impl Body for Read {
     }
 }
 
-/// A body that a guest writes. When all of the length that its head says is there, it is whole, and nobody asks for its end: what the
-/// guest still has to say (a flush, the end) is heard in the background, for it would take it for an error if nobody did.
+/// A body that a guest writes. When all of the length that its head says is there, it is whole, and
+/// nobody asks for its end: what the guest still has to say (a flush, the end) is heard in the
+/// background, for it would take it for an error if nobody did.
 pub(crate) struct Written {
     body: Option<WasiBody>,
     progress: Arc<Progress>,

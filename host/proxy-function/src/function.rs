@@ -76,14 +76,15 @@ pub enum ProxyError {
 pub struct LinkedProxy {
     pub(crate) config: ProxyConfig,
     pub(crate) environment: Vec<(String, String)>,
-    /// In each engine in which there can be instances of it: in the first one if there is room, else in the next.
+    /// In each engine in which there can be instances of it: in the first one if there is room,
+    /// else in the next.
     pub(crate) places: Vec<ProxyPre<Guest>>,
     compiled_in: Duration,
 }
 
 impl LinkedProxy {
-    /// Links a component, given for each engine in which it may run, the best one first. `compiled_in`: time spent compiling it; 0 if its
-    /// code came from a cache.
+    /// Links a component, given for each engine in which it may run, the best one first.
+    /// `compiled_in`: time spent compiling it; 0 if its code came from a cache.
     ///
     /// # Errors
     /// When its configuration, its memory or its types are no good.
@@ -133,8 +134,8 @@ pub struct ProxyFunction {
 }
 
 impl ProxyFunction {
-    /// Has a function run on these threads, and makes its first instance there. The sandbox is the one that its component is of.
-    /// Waits for that; to be called by no thread of these.
+    /// Has a function run on these threads, and makes its first instance there. The sandbox is the
+    /// one that its component is of. Waits for that; to be called by no thread of these.
     ///
     /// # Errors
     /// When it faults in its start code.

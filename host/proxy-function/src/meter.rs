@@ -1,7 +1,7 @@
 //! CPU time of a guest, which goes from thread to thread.
 //!
-//! A deadline is for one stretch of running: from when the guest was woken until it waits for something. That an epoch made it yield
-//! to others is no wait.
+//! A deadline is for one stretch of running: from when the guest was woken until it waits for
+//! something. That an epoch made it yield to others is no wait.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,7 +1,8 @@
 //! Instances that serve several exchanges, one after the other: who may, and where they wait.
 //!
-//! Owns: the instances of one function that serve nobody. Must not know: what an exchange is. Whether one may serve again is
-//! [`Instance::serves_again`]'s to say; here they wait, and leave when their time is up or their version is no longer wanted.
+//! Owns: the instances of one function that serve nobody. Must not know: what an exchange is.
+//! Whether one may serve again is [`Instance::serves_again`]'s to say; here they wait, and leave
+//! when their time is up or their version is no longer wanted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -57,8 +58,9 @@ impl Instance {
     /// An exchange has ended as it should, for the guest.
     ///
     /// # Errors
-    /// Why no other may follow. Languages with a garbage collector leave handles behind that are no more than numbers: those are
-    /// counted. What is still connected to somebody is not left to a guest that may never come to it.
+    /// Why no other may follow. Languages with a garbage collector leave handles behind that are no
+    /// more than numbers: those are counted. What is still connected to somebody is not left to a
+    /// guest that may never come to it.
     pub(crate) fn serves_again(
         &mut self,
         most: u32,
@@ -85,7 +87,8 @@ impl Instance {
     }
 }
 
-/// Instances of a function that serve nobody. There are never more of them than exchanges that could be served beside those that are.
+/// Instances of a function that serve nobody. There are never more of them than exchanges that
+/// could be served beside those that are.
 pub(crate) struct Idle {
     state: Mutex<State>,
     /// How long one may stay.
@@ -141,7 +144,8 @@ impl Idle {
         }
     }
 
-    /// Whether instances may come back. If not, those that are here go, and those that serve will not come.
+    /// Whether instances may come back. If not, those that are here go, and those that serve will
+    /// not come.
     pub(crate) fn takes(&self, takes: bool) {
         self.state().takes = takes;
         if !takes {
@@ -160,7 +164,8 @@ impl Idle {
         }
     }
 
-    /// No instance serves a second exchange any more: one that did faulted. False if that was so before.
+    /// No instance serves a second exchange any more: one that did faulted. False if that was so
+    /// before.
     pub(crate) fn gives_up(&self) -> bool {
         !std::mem::replace(&mut self.state().unfit, true)
     }
@@ -200,8 +205,8 @@ async fn sweep(idle: Weak<Idle>, mut sleep: Duration) {
     }
 }
 
-/// The way of an instance back to those that serve nobody. An exchange has two ends, in any order: the guest returns, and somebody has
-/// taken all of the response.
+/// The way of an instance back to those that serve nobody. An exchange has two ends, in any order:
+/// the guest returns, and somebody has taken all of the response.
 pub(crate) struct WayBack {
     idle: Arc<Idle>,
     ends: Mutex<Ends>,

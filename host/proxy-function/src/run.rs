@@ -68,7 +68,8 @@ impl Run {
         let mut instance = instance.unwrap_or_else(|| fresh(&function, 0));
         let mut ticking = begin(&function, &mut instance, &shared);
         let exchange = Exchange { authority, calls, progress: Arc::clone(&shared.progress) };
-        // Whether the outparam was used is known when the store is gone, and by then it is too late to say what happened.
+        // Whether the outparam was used is known when the store is gone, and by then it is too late
+        // to say what happened.
         let used = Arc::new(AtomicBool::new(false));
         let outparam = Outparam { given, used: Arc::clone(&used), progress: &shared.progress };
         let entered = async {
@@ -134,16 +135,18 @@ impl Run {
     }
 }
 
-/// Makes an instance that serves nobody: what only the first one costs (the image of its memory, the pages of its code) is paid before
-/// there are exchanges, and start code that faults is known before them.
+/// Makes an instance that serves nobody: what only the first one costs (the image of its memory,
+/// the pages of its code) is paid before there are exchanges, and start code that faults is known
+/// before them.
 ///
 /// # Errors
 /// Why there cannot be an instance.
 pub(crate) async fn rehearse(function: Arc<ProxyFunction>) -> Result<(), String> {
     let _ticking = function.tickers[0].tick_for(SETUP_DEADLINE);
     let shared = Arc::<Shared>::default();
-    // What the host does for it is in its time, the image of the memory above all, and takes a machine that has just started many times
-    // what it takes later: the deadline of functions would not do.
+    // What the host does for it is in its time, the image of the memory above all, and takes a
+    // machine that has just started many times what it takes later: the deadline of functions would
+    // not do.
     let mut store = store(&function, 0);
     watch(&mut store, &shared, SETUP_DEADLINE);
     let made = shared.meter.measure(function.linked.places[0].instantiate_async(&mut store));
@@ -241,8 +244,8 @@ async fn enter(
     let incoming = store.data_mut().http().new_incoming_request(scheme, request)?;
     let give = move |response: Given| {
         used.store(true, Relaxed);
-        // WASI holds it to a length that is that of another response's body. The guest goes on at once, and may trap for it before
-        // anybody has looked at the response.
+        // WASI holds it to a length that is that of another response's body. The guest goes on at
+        // once, and may trap for it before anybody has looked at the response.
         if response
             .as_ref()
             .is_ok_and(|it| is_bodiless(to_head, it.status()) && length(it.headers()) != Some(0))

@@ -1,4 +1,5 @@
-//! An exchange's service, as the gateway's thread has it: the guest is elsewhere, its calls are made from here.
+//! An exchange's service, as the gateway's thread has it: the guest is elsewhere, its calls are
+//! made from here.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -67,7 +68,8 @@ pub enum Unserved {
 }
 
 impl Unserved {
-    /// After a guest that ended like this without a response. `whole`: the request, if it is as it came.
+    /// After a guest that ended like this without a response. `whole`: the request, if it is as it
+    /// came.
     fn after(end: Option<How>, whole: impl FnOnce() -> Option<Request<Stream>>) -> Self {
         match end {
             Some(How::Failed(why)) => Self::Failed(why),
@@ -80,14 +82,16 @@ impl Unserved {
 
 /// An exchange that is being served.
 pub struct Serving {
-    /// Its response. Whoever drops it, or later the response's body before its end, has the guest cut off.
+    /// Its response. Whoever drops it, or later the response's body before its end, has the guest
+    /// cut off.
     pub head: LocalBoxFuture<'static, Result<Response<Stream>, Unserved>>,
     /// Its guest's end; none if there was no guest.
     pub ended: LocalBoxFuture<'static, Option<GuestEnd>>,
 }
 
 impl ProxyFunction {
-    /// Serves an exchange. `keeps`: the request is given back after a fault if the guest had not begun with it.
+    /// Serves an exchange. `keeps`: the request is given back after a fault if the guest had not
+    /// begun with it.
     #[must_use]
     pub fn serve(
         self: &Arc<Self>,
@@ -180,7 +184,8 @@ impl ProxyFunction {
     }
 }
 
-/// The authority of a request, which it has from here on: the address that it came to, if it names none.
+/// The authority of a request, which it has from here on: the address that it came to, if it names
+/// none.
 fn authority_of(parts: &mut request::Parts, local: SocketAddr) -> HeaderValue {
     let authority = parts.headers.get(header::HOST).cloned();
     let authority = authority.or_else(|| HeaderValue::from_str(&local.to_string()).ok());

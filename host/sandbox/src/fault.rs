@@ -54,7 +54,8 @@ pub struct Fault {
     /// For people: what happened and where in the code, for [`crate::explain`]; or what rule was
     /// broken.
     pub message: String,
-    /// CPU time that it took of a thread that is not its own, when its time was up; none of other faults.
+    /// CPU time that it took of a thread that is not its own, when its time was up; none of other
+    /// faults.
     pub lost: Duration,
 }
 

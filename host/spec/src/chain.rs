@@ -22,8 +22,8 @@ const TARGETS_MAX: usize = 4096;
 /// Instances of a function of the world `wasi:http/proxy` at most, at a time and on a thread.
 const INSTANCES_MAX: u32 = 10_000;
 
-/// Bytes at most of what a chain's functions are configured with on all workers together, where that differs: `config` is in it as often as
-/// there are workers.
+/// Bytes at most of what a chain's functions are configured with on all workers together, where
+/// that differs: `config` is in it as often as there are workers.
 const PER_WORKER_MAX: usize = 64 << 20;
 
 /// Which plane a chain belongs to.
@@ -89,7 +89,8 @@ pub struct Chain {
     /// Whose it is; without it, that of whoever applies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
-    /// The port whose packets pass the functions in order. Without it the chain is deployed and idle.
+    /// The port whose packets pass the functions in order. Without it the chain is deployed and
+    /// idle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Name>,
     /// The port by which they leave.
@@ -98,11 +99,12 @@ pub struct Chain {
     /// Whether packets that come in by `to` pass the functions in reverse and leave by `from`.
     #[serde(default = "yes")]
     pub symmetric: bool,
-    /// Whether it takes only packets that steering rules, or a function, send to it; else it takes all of its ports
-    /// that no rule means.
+    /// Whether it takes only packets that steering rules, or a function, send to it; else it takes
+    /// all of its ports that no rule means.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub steered: bool,
-    /// Workers that share its flows, each with its own instances; its ports have as many queues. A number, or `"all"`.
+    /// Workers that share its flows, each with its own instances; its ports have as many queues. A
+    /// number, or `"all"`.
     #[serde(default, skip_serializing_if = "WorkerCount::is_one")]
     #[cfg_attr(feature = "openapi", schema(value_type = crate::WorkerCountSchema))]
     pub workers: WorkerCount,
@@ -149,7 +151,8 @@ pub struct FunctionUse {
     #[serde(rename = "use", default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(required = true, nullable = false))]
     pub function: Option<Name>,
-    /// A file instead, relative to the chain file. Only in files: `weir chain apply` pushes it first.
+    /// A file instead, relative to the chain file. Only in files: `weir chain apply` pushes it
+    /// first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(ignore))]
     pub path: Option<PathBuf>,
@@ -179,7 +182,8 @@ pub struct FunctionUse {
     /// Time that an exchange may take in all, for functions of the world `wasi:http/proxy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
-    /// Maximum number of instances at a time on each thread of the gateway, for functions of the world `wasi:http/proxy`: each exchange has one.
+    /// Maximum number of instances at a time on each thread of the gateway, for functions of the
+    /// world `wasi:http/proxy`: each exchange has one.
     #[serde(
         default,
         deserialize_with = "crate::text::whole",
@@ -187,8 +191,8 @@ pub struct FunctionUse {
     )]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000))]
     pub instances: Option<u32>,
-    /// Maximum number of requests that an instance serves, one after the other, for functions of the world `wasi:http/proxy`. What the instance keeps
-    /// between them is the next one's to see.
+    /// Maximum number of requests that an instance serves, one after the other, for functions of
+    /// the world `wasi:http/proxy`. What the instance keeps between them is the next one's to see.
     #[serde(
         default,
         deserialize_with = "crate::text::whole",
@@ -196,16 +200,19 @@ pub struct FunctionUse {
     )]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub requests_per_instance: Option<u32>,
-    /// How long an instance that serves nobody is kept for the next request, for functions of that world.
+    /// How long an instance that serves nobody is kept for the next request, for functions of that
+    /// world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_idle: Option<Period>,
     /// Bytes of its state region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Size>,
-    /// Whether the host remembers what it decides about whole flows, and does not show it their packets again.
+    /// Whether the host remembers what it decides about whole flows, and does not show it their
+    /// packets again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_verdicts: Option<bool>,
-    /// Chains to which it may move flows, between the same ports; it counts them from 1, 0 is the kernel's stack.
+    /// Chains to which it may move flows, between the same ports; it counts them from 1, 0 is the
+    /// kernel's stack.
     #[serde(default, deserialize_with = "targets", skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(max_items = 4096))]
     pub targets: Vec<Name>,
@@ -216,7 +223,8 @@ pub struct FunctionUse {
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub config: Table,
-    /// What is different on each worker: one table for each, whose keys go before those of `config`.
+    /// What is different on each worker: one table for each, whose keys go before those of
+    /// `config`.
     #[serde(default, deserialize_with = "tables", skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>, max_items = 1024))]
     pub per_worker: Vec<Table>,
@@ -322,10 +330,12 @@ impl Chain {
         self.plane.unwrap_or_default()
     }
 
-    /// Finds out its plane by the worlds of its functions, as far as they are known. Those for packets come before those for messages.
+    /// Finds out its plane by the worlds of its functions, as far as they are known. Those for
+    /// packets come before those for messages.
     ///
     /// # Errors
-    /// When functions are not in that order, or contradict the plane that the chain names, or have keys of other worlds.
+    /// When functions are not in that order, or contradict the plane that the chain names, or have
+    /// keys of other worlds.
     pub fn settle(&mut self, worlds: &[Option<World>]) -> Result<(), Invalid> {
         let messages = worlds.iter().map(|world| world.is_some_and(World::of_messages));
         let messages: Vec<bool> = messages.collect();
@@ -392,7 +402,8 @@ impl Chain {
         self.functions.iter().map(bytes).sum()
     }
 
-    /// Whether it can be on a host with so many workers. To be asked before configurations are put together, one for each worker.
+    /// Whether it can be on a host with so many workers. To be asked before configurations are put
+    /// together, one for each worker.
     ///
     /// # Errors
     /// When it wants more workers, has not one table for each, or too much in them.
@@ -407,7 +418,8 @@ impl Chain {
         self.check_tables(workers)
     }
 
-    /// Whether functions have a table for each of so many workers, or none; and not too much in all of them.
+    /// Whether functions have a table for each of so many workers, or none; and not too much in all
+    /// of them.
     fn check_tables(&self, workers: usize) -> Result<(), Invalid> {
         let mut bytes = 0;
         for (index, function) in self.functions.iter().enumerate() {
@@ -513,7 +525,8 @@ impl Check for Chain {
 mod tests {
     use super::*;
 
-    /// Tables and configuration are compared with workers before the second is there as often as there are of the first.
+    /// Tables and configuration are compared with workers before the second is there as often as
+    /// there are of the first.
     #[test]
     fn a_chain_has_no_more_tables_and_workers_than_the_host() {
         let chain = |workers: serde_json::Value, tables: usize, bytes: usize| -> Chain {

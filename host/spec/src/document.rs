@@ -1,5 +1,5 @@
-//! Reading a TOML file into a model, and saying where in the file something is wrong, in the manner of
-//! rustc.
+//! Reading a TOML file into a model, and saying where in the file something is wrong, in the manner
+//! of rustc.
 
 use std::fmt;
 use std::ops::Range;
@@ -178,8 +178,8 @@ fn place(file: &str, text: &str, span: Range<usize>, invalid: Invalid) -> Docume
     }))
 }
 
-/// What is shown of a line of which so many characters behind a column are underlined, with how many stand before those, and how many
-/// they are.
+/// What is shown of a line of which so many characters behind a column are underlined, with how
+/// many stand before those, and how many they are.
 fn excerpt(line: &str, column: usize, width: usize) -> (String, usize, usize) {
     /// Characters of a line that are shown.
     const SHOWN: usize = 160;
@@ -198,7 +198,8 @@ fn excerpt(line: &str, column: usize, width: usize) -> (String, usize, usize) {
     (format!("{begins}{}{ends}", shown(&part)), begins.len() + before, width.min(SHOWN - before))
 }
 
-/// What is allowed in place of a key that no kind of port has: the keys of the kind that this one is.
+/// What is allowed in place of a key that no kind of port has: the keys of the kind that this one
+/// is.
 fn keys_of_its_kind(table: &Spanned<DeTable<'_>>, path: &[Segment]) -> Option<String> {
     let [Segment::Key(ports), Segment::Index(index), Segment::Key(key)] = path else { return None };
     if ports != "port" {
@@ -231,8 +232,8 @@ fn descend_table(table: &DeTable<'_>, span: &Range<usize>, path: &mut Vec<Segmen
     false
 }
 
-/// A table that is spread over several headers is not covered by one span, so inner values are looked at
-/// first.
+/// A table that is spread over several headers is not covered by one span, so inner values are
+/// looked at first.
 fn descend_value(
     value: &Spanned<DeValue<'_>>,
     span: &Range<usize>,
@@ -253,7 +254,8 @@ fn descend_value(
     inside || covers(&value.span(), span)
 }
 
-/// The path of the key that is wrong, if it is that and not a value: a function's words lead to the key, or to its table and name it.
+/// The path of the key that is wrong, if it is that and not a value: a function's words lead to the
+/// key, or to its table and name it.
 fn wrong_key(invalid: &Invalid) -> Option<Vec<Segment>> {
     let (_, rest) = invalid.message.split_once("unknown key")?;
     let mut path = invalid.path.clone();
@@ -266,8 +268,8 @@ fn wrong_key(invalid: &Invalid) -> Option<Vec<Segment>> {
     Some(path)
 }
 
-/// The span of the value at a path, or of what is nearest to it: the table that misses the key. With `key`, that of the last key of the
-/// path, if it leads to one.
+/// The span of the value at a path, or of what is nearest to it: the table that misses the key.
+/// With `key`, that of the last key of the path, if it leads to one.
 fn span_of(table: &Spanned<DeTable<'_>>, path: &[Segment], key: bool) -> Option<Range<usize>> {
     let (mut spans, mut at) = (None, None::<&Spanned<DeValue<'_>>>);
     for (place, segment) in path.iter().enumerate() {

@@ -283,7 +283,8 @@ impl HostConfig {
         Ok(())
     }
 
-    /// Whether the ends of links between virtual functions are in one VLAN, as far as the file says it.
+    /// Whether the ends of links between virtual functions are in one VLAN, as far as the file says
+    /// it.
     fn check_peers(&self) -> Result<(), Invalid> {
         for (index, port) in self.ports.iter().enumerate() {
             let own = if port.kind == PortKind::Dpdk { &port.device } else { &port.interface };
@@ -307,7 +308,8 @@ impl HostConfig {
         Ok(())
     }
 
-    /// The VLAN that a virtual function is to be in, by the name that ports have for it; none: it stays as it is. 0: in none.
+    /// The VLAN that a virtual function is to be in, by the name that ports have for it; none: it
+    /// stays as it is. 0: in none.
     #[must_use]
     pub fn vlan_of(&self, name: &str) -> Option<u16> {
         let name = VfName::of(name).ok()??;

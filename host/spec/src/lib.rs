@@ -1,13 +1,13 @@
 //! What operators write and what they read: chain files, function manifests, the host's
 //! configuration, and the reports of commands.
 //!
-//! Owns: these models, their TOML and JSON forms, and saying exactly what is wrong with a file (which
-//! line, which key, what is allowed). Must not know: how anything of it is done; it depends on neither
-//! Wasm nor ports nor the store.
+//! Owns: these models, their TOML and JSON forms, and saying exactly what is wrong with a file
+//! (which line, which key, what is allowed). Must not know: how anything of it is done; it depends
+//! on neither Wasm nor ports nor the store.
 //!
-//! A file is read by [`Document::parse`]: serde reports keys and types, [`Check::check`] what serde cannot
-//! see (keys that exclude each other, duplicates), and both end as a [`DocumentError`] with the place in
-//! the file. The same models are the API's JSON bodies.
+//! A file is read by [`Document::parse`]: serde reports keys and types, [`Check::check`] what serde
+//! cannot see (keys that exclude each other, duplicates), and both end as a [`DocumentError`] with
+//! the place in the file. The same models are the API's JSON bodies.
 
 mod api;
 mod chain;

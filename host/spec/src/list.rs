@@ -1,4 +1,5 @@
-//! Lists of tables that end where there are too many: whoever sends millions of them would have the host make them all before it counts.
+//! Lists of tables that end where there are too many: whoever sends millions of them would have the
+//! host make them all before it counts.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -40,7 +41,8 @@ pub(crate) fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from.deserialize_seq(Items(max, too_many, PhantomData))
 }
 
-/// What is written as a table (of JSON: as an object). Serde takes a list of its values too, by their places, which nobody means.
+/// What is written as a table (of JSON: as an object). Serde takes a list of its values too, by
+/// their places, which nobody means.
 #[derive(Clone, Debug)]
 pub struct Keyed<T>(pub T);
 

@@ -30,7 +30,8 @@ pub enum GatewayMode {
     /// In the gateway's own threads.
     #[default]
     Thread,
-    /// In a confined process for each chain's part: a wall more, at some microseconds for each event.
+    /// In a confined process for each chain's part: a wall more, at some microseconds for each
+    /// event.
     Process,
 }
 
@@ -53,10 +54,12 @@ pub struct Gateway {
     /// Bytes of the store that a tenant's functions share.
     #[serde(default = "store")]
     pub store: Size,
-    /// Bytes of responses that HTTP/2 clients leave untaken, on each thread; above it those are given up that have waited longest.
+    /// Bytes of responses that HTTP/2 clients leave untaken, on each thread; above it those are
+    /// given up that have waited longest.
     #[serde(default = "response_buffers")]
     pub response_buffers: Size,
-    /// How long a worker process may give no sign of life while something waits for it; then it is ended and started again.
+    /// How long a worker process may give no sign of life while something waits for it; then it is
+    /// ended and started again.
     #[serde(default = "worker_timeout")]
     pub worker_timeout: Period,
 }
@@ -136,10 +139,12 @@ pub struct Listener {
     /// Where it accepts connections: one address or several.
     #[serde(deserialize_with = "addresses")]
     pub address: Vec<SocketAddr>,
-    /// The interface that it accepts connections from: its name, or a virtual function, `vf:PF/NUMBER`. It is set up.
+    /// The interface that it accepts connections from: its name, or a virtual function,
+    /// `vf:PF/NUMBER`. It is set up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Bits of the network of `address`, which that interface is given. Without it the interface has to have the address.
+    /// Bits of the network of `address`, which that interface is given. Without it the interface
+    /// has to have the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<u8>,
     /// What it speaks.
@@ -162,7 +167,8 @@ pub struct Listener {
     /// Clients are asked for certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificates: Option<ClientCertificates>,
-    /// Whether it takes connections to foreign addresses, too, which the kernel is told to deliver here.
+    /// Whether it takes connections to foreign addresses, too, which the kernel is told to deliver
+    /// here.
     #[serde(default)]
     pub transparent: bool,
     /// Whether every connection begins with a PROXY protocol header.
@@ -232,7 +238,8 @@ pub struct Upstream {
     pub tls: bool,
     /// The name in its certificate.
     pub server_name: Option<String>,
-    /// PEM file of the authorities that may have signed its certificate; without one, those of the system.
+    /// PEM file of the authorities that may have signed its certificate; without one, those of the
+    /// system.
     pub authorities: Option<PathBuf>,
     /// PEM file of the gateway's own certificate, for an upstream that asks for one.
     pub certificate: Option<PathBuf>,
@@ -402,7 +409,8 @@ defaults! {
     Timeouts {
         /// For a request's head, a TLS handshake, a PROXY protocol header.
         header: Period = Period::milliseconds(10_000),
-        /// Between two pieces of a request's body until the response begins, and for the client to take a piece of that.
+        /// Between two pieces of a request's body until the response begins, and for the client to
+        /// take a piece of that.
         body: Period = Period::milliseconds(30_000),
         /// For a connection to an upstream.
         connect: Period = Period::milliseconds(5_000),
@@ -410,7 +418,8 @@ defaults! {
         response: Period = Period::milliseconds(60_000),
         /// Without a request on a client's connection.
         idle: Period = Period::milliseconds(75_000),
-        /// Without a byte on a TCP connection, or one that has changed to another protocol; and for either side of it to take one.
+        /// Without a byte on a TCP connection, or one that has changed to another protocol; and for
+        /// either side of it to take one.
         tunnel: Period = Period::milliseconds(3_600_000),
         /// Without a request on an upstream's connection.
         upstream_idle: Period = Period::milliseconds(30_000),
@@ -501,7 +510,8 @@ impl<'de> Deserialize<'de> for RetryOn {
 defaults! {
     /// `[listener.health]`
     Health {
-        /// Path of a GET request that has to be answered with a status below 400; none: a connection is enough.
+        /// Path of a GET request that has to be answered with a status below 400; none: a
+        /// connection is enough.
         path: Option<String> = None,
         /// Its `host`.
         host: Option<String> = None,

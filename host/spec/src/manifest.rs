@@ -1,4 +1,5 @@
-//! What a function says about itself: `function.toml`, which the SDK also embeds into the component.
+//! What a function says about itself: `function.toml`, which the SDK also embeds into the
+//! component.
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,8 @@ pub enum State {
     Save,
 }
 
-/// A function's manifest. Every key may be left out; what a chain says goes before it, except that a chain can
-/// only narrow `access`.
+/// A function's manifest. Every key may be left out; what a chain says goes before it, except that
+/// a chain can only narrow `access`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -54,10 +55,12 @@ pub struct Manifest {
     /// Bytes of its state region, if the chain does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_bytes: Option<Size>,
-    /// Name of the state region's layout: a successor takes the region over only if it says the same.
+    /// Name of the state region's layout: a successor takes the region over only if it says the
+    /// same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
-    /// Whether its instances on all workers have one state region together, if the chain does not say.
+    /// Whether its instances on all workers have one state region together, if the chain does not
+    /// say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_shared: Option<bool>,
     /// Bytes of linear memory it may have, if the chain does not say.
@@ -69,19 +72,21 @@ pub struct Manifest {
     /// What happens to packets when it faults, if the chain does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_fault: Option<OnFault>,
-    /// Maximum number of requests that an instance serves, one after the other, if the chain does not say: for functions of the world
-    /// `wasi:http/proxy`.
+    /// Maximum number of requests that an instance serves, one after the other, if the chain does
+    /// not say: for functions of the world `wasi:http/proxy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub requests_per_instance: Option<u32>,
-    /// Whether it decides about whole flows, if the chain does not say: the host remembers those decisions.
+    /// Whether it decides about whole flows, if the chain does not say: the host remembers those
+    /// decisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_verdicts: Option<bool>,
 }
 
 impl Manifest {
-    /// The same with what holds for components of this world where it says nothing: those of `wasi:http/proxy` come out of
-    /// toolchains that know nothing of manifests, and bring a whole language along.
+    /// The same with what holds for components of this world where it says nothing: those of
+    /// `wasi:http/proxy` come out of toolchains that know nothing of manifests, and bring a whole
+    /// language along.
     #[must_use]
     pub fn of_world(mut self, world: Option<World>) -> Self {
         if world == Some(World::WasiHttpProxy) {
@@ -94,7 +99,8 @@ impl Manifest {
     /// Name of the custom section in which a component carries its manifest.
     pub const SECTION: &'static str = "weir:manifest";
 
-    /// Bytes of a manifest that is pushed, at most: it is kept in memory, and while it is read it takes forty times as much.
+    /// Bytes of a manifest that is pushed, at most: it is kept in memory, and while it is read it
+    /// takes forty times as much.
     pub const MAX: usize = 64 << 10;
 
     /// Whether a manifest of this text may be pushed.
@@ -109,9 +115,9 @@ impl Manifest {
         Ok(())
     }
 
-    /// The text of the manifest that was appended to a module or component, if one was: the last custom section
-    /// of that name at the top. What the SDK embeds into a component's module lies deeper, and is the
-    /// sandbox's to find.
+    /// The text of the manifest that was appended to a module or component, if one was: the last
+    /// custom section of that name at the top. What the SDK embeds into a component's module lies
+    /// deeper, and is the sandbox's to find.
     #[must_use]
     pub fn appended(wasm: &[u8]) -> Option<&str> {
         let mut found = None;

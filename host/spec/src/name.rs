@@ -10,8 +10,8 @@ use crate::text::deserialize_text;
 /// Characters of a name at most.
 const LENGTH_MAX: usize = 63;
 
-/// A name: 1 to 63 characters `a-z`, `0-9`, `-` and `_`, beginning with a letter or digit. Safe in paths, URLs,
-/// metric labels and file names.
+/// A name: 1 to 63 characters `a-z`, `0-9`, `-` and `_`, beginning with a letter or digit. Safe in
+/// paths, URLs, metric labels and file names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(into = "String")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -16,7 +16,8 @@ const VFS_MAX: u16 = u16::MAX;
 /// Priorities of frames in a VLAN.
 const QOS_MAX: u8 = 7;
 
-/// A virtual function by its number; in text `"vf:ens1f0/0"`, with the interface or the PCI address of its physical function.
+/// A virtual function by its number; in text `"vf:ens1f0/0"`, with the interface or the PCI address
+/// of its physical function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VfName {
     /// The physical function.
@@ -33,7 +34,8 @@ pub struct VfName {
 pub struct InvalidVfName(String);
 
 impl VfName {
-    /// Reads a device's or an interface's name; none if it is another kind of name. What follows a comma is for the driver.
+    /// Reads a device's or an interface's name; none if it is another kind of name. What follows a
+    /// comma is for the driver.
     ///
     /// # Errors
     /// When it begins as a virtual function's name, and is none.
@@ -190,7 +192,8 @@ pub(crate) struct Naming<'a> {
     pub(crate) text: &'a str,
 }
 
-/// Looks at virtual functions that ports and listeners name: only such as there shall be, and none for a port and somebody else.
+/// Looks at virtual functions that ports and listeners name: only such as there shall be, and none
+/// for a port and somebody else.
 pub(crate) fn check_names<'a>(
     nics: &[Nic],
     names: impl Iterator<Item = Naming<'a>>,

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::invalid::Segment;
 
-/// Shows the entries of an object, or the elements of an array, one after the other; of anything else there are none.
+/// Shows the entries of an object, or the elements of an array, one after the other; of anything
+/// else there are none.
 pub(crate) fn parts<'t>(text: &'t str, each: impl FnMut(Segment, &'t RawValue)) {
     struct Parts<F>(F);
 

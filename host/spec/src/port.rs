@@ -177,14 +177,16 @@ pub struct Port {
     /// xdp: the interface, or a virtual function's: `vf:PF/NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// The TAP interface that is the port's way to the kernel's stack and back; made if it is not there. Without it there is none.
+    /// The TAP interface that is the port's way to the kernel's stack and back; made if it is not
+    /// there. Without it there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
-    /// Another port that is this one's way to the kernel's stack and back, in place of `kernel`: one with `peer`.
+    /// Another port that is this one's way to the kernel's stack and back, in place of `kernel`:
+    /// one with `peer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_port: Option<Name>,
-    /// xdp, dpdk: the interface of this machine's kernel at the other end of the port's link, or a virtual function's: `vf:PF/NUMBER`.
-    /// Such a port is another one's `kernel-port`.
+    /// xdp, dpdk: the interface of this machine's kernel at the other end of the port's link, or a
+    /// virtual function's: `vf:PF/NUMBER`. Such a port is another one's `kernel-port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// xdp: its queue.
@@ -193,10 +195,12 @@ pub struct Port {
     /// xdp: where the XDP program runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<XdpMode>,
-    /// xdp: where the XDP program is pinned; on the bpffs at `/sys/fs/bpf`, if there is one, when left out.
+    /// xdp: where the XDP program is pinned; on the bpffs at `/sys/fs/bpf`, if there is one, when
+    /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<XdpPin>,
-    /// xdp: how long the kernel may poll the device in one of our system calls; not at all if left out.
+    /// xdp: how long the kernel may poll the device in one of our system calls; not at all if left
+    /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_poll: Option<Period>,
     /// xdp: entries of the receive ring.

@@ -96,7 +96,8 @@ impl Size {
     }
 }
 
-/// A length of time with nanosecond resolution; in text `"100ns"`, `"50us"`, `"1ms"`, `"10s"`, `"5m"` or `"1h"`.
+/// A length of time with nanosecond resolution; in text `"100ns"`, `"50us"`, `"1ms"`, `"10s"`,
+/// `"5m"` or `"1h"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(into = "String")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -21,12 +21,14 @@ pub struct Quota {
     pub wasm: Size,
     /// Chains.
     pub chains: u32,
-    /// Bytes of what all chains configure their functions with, of all manifests and names of imports: they are kept in memory.
+    /// Bytes of what all chains configure their functions with, of all manifests and names of
+    /// imports: they are kept in memory.
     pub configuration: Size,
-    /// Linear memories of the functions of all chains that are deployed, on all workers. Each takes 4 GiB of the 128 TiB of addresses that
-    /// the host has.
+    /// Linear memories of the functions of all chains that are deployed, on all workers. Each takes
+    /// 4 GiB of the 128 TiB of addresses that the host has.
     pub memories: u32,
-    /// CPU time that chains and manifests may give a function for a burst or an event: see [`Self::deadline_of`].
+    /// CPU time that chains and manifests may give a function for a burst or an event: see
+    /// [`Self::deadline_of`].
     pub deadline: Option<Period>,
 }
 
@@ -45,9 +47,10 @@ impl Default for Quota {
 }
 
 impl Quota {
-    /// CPU time that a tenant's chains and manifests may give a function for a burst or an event: all who share its worker, or its gateway's
-    /// thread, wait for it. If nothing is said, the tenant `default`, which is the operator's, may give as much as there is, and others
-    /// 50 ms. Not of components of `wasi:http`, which have threads of their own.
+    /// CPU time that a tenant's chains and manifests may give a function for a burst or an event:
+    /// all who share its worker, or its gateway's thread, wait for it. If nothing is said, the
+    /// tenant `default`, which is the operator's, may give as much as there is, and others 50 ms.
+    /// Not of components of `wasi:http`, which have threads of their own.
     #[must_use]
     pub fn deadline_of(&self, tenant: &Name) -> Period {
         let unsaid = || {

@@ -1,14 +1,16 @@
 //! What a function says about its configuration, turned into a place in the chain that gave it.
 //!
-//! A function answers `configure` with a text. Those made with our SDK begin with the keys that lead to the value, such
-//! as `rules[3]: dport: "99999" is not a number`; of others nothing is known, and their whole text is the message.
+//! A function answers `configure` with a text. Those made with our SDK begin with the keys that
+//! lead to the value, such as `rules[3]: dport: "99999" is not a number`; of others nothing is
+//! known, and their whole text is the message.
 
 use crate::chain::Chain;
 use crate::invalid::{Invalid, Segment, explain};
 use crate::parts::parts;
 
 impl Chain {
-    /// What is wrong with this chain when the function of that name refused its configuration with this message.
+    /// What is wrong with this chain when the function of that name refused its configuration with
+    /// this message.
     #[must_use]
     pub fn refused_configuration(&self, function: &str, message: &str) -> Invalid {
         let said = |text: &str| format!("function {function} refused its configuration: {text}");

@@ -14,7 +14,8 @@ fn differ<T: PartialEq>(old: &[T], new: &[T], name: impl Fn(&T) -> String) -> BT
 }
 
 impl HostConfig {
-    /// The tables and keys of another configuration that hold only from the next start on, of those that differ.
+    /// The tables and keys of another configuration that hold only from the next start on, of those
+    /// that differ.
     #[must_use]
     pub fn waits_for_start(&self, new: &Self) -> Vec<String> {
         let keys = [

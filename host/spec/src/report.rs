@@ -42,7 +42,8 @@ pub struct TracedStep {
     pub function: String,
     /// Its verdict, with its number if it has one; `fault` if it gave none.
     pub verdict: String,
-    /// What it changed: lines of the packet's dissection, `-` before and `+` after, below the headers that they belong to.
+    /// What it changed: lines of the packet's dissection, `-` before and `+` after, below the
+    /// headers that they belong to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
 }
@@ -139,7 +140,8 @@ pub struct CheckReport {
     /// Bytes of linear memory it is instantiated with.
     #[serde(default)]
     pub memory_bytes: u64,
-    /// Linear memories it is instantiated with; 0: it was uploaded before that was counted, or is refused.
+    /// Linear memories it is instantiated with; 0: it was uploaded before that was counted, or is
+    /// refused.
     #[serde(default)]
     pub memories: u32,
     /// Whether it carries private state over swaps (exports `snapshot`).
@@ -169,10 +171,12 @@ pub struct SwapReport {
     /// Chains in which it was swapped, or tried.
     #[serde(default)]
     pub chains: Vec<Name>,
-    /// Whether a rollback ended a trial: `from` was being tried, `to` runs as before, and nothing was swapped.
+    /// Whether a rollback ended a trial: `from` was being tried, `to` runs as before, and nothing
+    /// was swapped.
     #[serde(default)]
     pub trial_ended: bool,
-    /// Functions (`CHAIN:FUNCTION`) that could not take over their predecessor's state and started fresh.
+    /// Functions (`CHAIN:FUNCTION`) that could not take over their predecessor's state and started
+    /// fresh.
     #[serde(default)]
     pub fresh: Vec<String>,
 }

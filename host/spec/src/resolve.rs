@@ -53,7 +53,8 @@ pub struct ResolvedFunction {
     pub timeout: Period,
     /// Maximum number of instances at a time on a thread, if it is of that world.
     pub instances: u32,
-    /// Maximum number of requests that an instance serves, one after the other, if it is of that world.
+    /// Maximum number of requests that an instance serves, one after the other, if it is of that
+    /// world.
     pub requests_per_instance: u32,
     /// How long an instance that serves nobody is kept, if it serves several.
     pub instance_idle: Period,
@@ -79,8 +80,8 @@ impl FunctionUse {
     /// Puts together what chain and manifest say.
     ///
     /// # Errors
-    /// When they contradict each other: a state region for a function that has none, or a label that is no
-    /// name.
+    /// When they contradict each other: a state region for a function that has none, or a label
+    /// that is no name.
     pub fn resolve(
         &self,
         manifest: &Manifest,

@@ -6,7 +6,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-/// A version by semver.org, for `#[schema(value_type = ...)]` on fields of type [`semver::Version`].
+/// A version by semver.org, for `#[schema(value_type = ...)]` on fields of type
+/// [`semver::Version`].
 #[derive(Debug)]
 pub enum VersionSchema {}
 
@@ -59,7 +60,8 @@ impl ToSchema for WorkerCountSchema {
     }
 }
 
-/// A schema for `#[schema(value_type = ...)]`: texts of a pattern, and perhaps numbers from 1 to a last one.
+/// A schema for `#[schema(value_type = ...)]`: texts of a pattern, and perhaps numbers from 1 to a
+/// last one.
 macro_rules! text_schema {
     ($name:ident, $called:literal, $about:literal, $example:literal, $pattern:expr, $last:expr) => {
         #[doc = $about]

@@ -15,8 +15,8 @@ const DSCP_MAX: u8 = 63;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
-/// A steering file, and the body of `PUT /v1/steering`: all rules of a tenant. The first one that means a packet
-/// decides.
+/// A steering file, and the body of `PUT /v1/steering`: all rules of a tenant. The first one that
+/// means a packet decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -1,5 +1,6 @@
-//! A table of any kind, kept as the text that it is handed on as. It is read and written without its values: those take up to a hundred times
-//! as much memory, and whoever sends one would have the host take it.
+//! A table of any kind, kept as the text that it is handed on as. It is read and written without
+//! its values: those take up to a hundred times as much memory, and whoever sends one would have
+//! the host take it.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -18,8 +18,8 @@ const SECONDS_MAX: u32 = 86_400;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TapRequest {
-    /// The function of the chain whose packets are copied, before and after it; without it those that come to the chain and those that
-    /// leave it.
+    /// The function of the chain whose packets are copied, before and after it; without it those
+    /// that come to the chain and those that leave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<Name>,
     /// Only those that go this way; without it both.
@@ -172,8 +172,8 @@ impl Check for TapRequest {
 pub struct TappedPacket {
     /// When it came in, in nanoseconds since 1970.
     pub time: u64,
-    /// The port by which it came in; of what leaves the chain, by which it leaves. None if a function made it
-    /// without a packet that came in, in a timer for instance.
+    /// The port by which it came in; of what leaves the chain, by which it leaves. None if a
+    /// function made it without a packet that came in, in a timer for instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Where it goes.
@@ -186,7 +186,8 @@ pub struct TappedPacket {
     /// The same number for what a function was given and for what it made of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
-    /// Packets that were not copied since the one before, because they came faster than they were taken.
+    /// Packets that were not copied since the one before, because they came faster than they were
+    /// taken.
     pub lost: u64,
     /// Bytes that it has.
     pub length: u32,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An address, or a name with a port, which is looked up again and again: all addresses that it has are its members.
+/// An address, or a name with a port, which is looked up again and again: all addresses that it has
+/// are its members.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
@@ -45,8 +46,8 @@ impl FromStr for Target {
     }
 }
 
-/// Whether this is a host's name (RFC 1123 section 2.1; and underscores, which are in use). Its last label is not a number: that is
-/// an address with a mistake in it.
+/// Whether this is a host's name (RFC 1123 section 2.1; and underscores, which are in use). Its
+/// last label is not a number: that is an address with a mistake in it.
 fn is_host(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let label = |label: &str| {

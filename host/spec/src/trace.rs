@@ -14,7 +14,8 @@ const PACKETS_MAX: u32 = 1000;
 /// Seconds that a trace waits for them at most.
 const SECONDS_MAX: u32 = 60;
 
-/// The body of `POST /v1/chains/{name}/trace`: which packets to follow. All that is named of a packet has to be so.
+/// The body of `POST /v1/chains/{name}/trace`: which packets to follow. All that is named of a
+/// packet has to be so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -122,7 +123,8 @@ pub struct FollowedPacket {
 pub struct FollowedStep {
     /// Its name in the chain.
     pub function: String,
-    /// Its verdict, with its number if it has one; none if it faulted, or was not done when the trace ended.
+    /// Its verdict, with its number if it has one; none if it faulted, or was not done when the
+    /// trace ended.
     pub verdict: Option<String>,
     /// The packet behind it, in base64, if it is another than before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

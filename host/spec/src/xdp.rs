@@ -29,7 +29,8 @@ pub enum XdpMode {
     Generic,
 }
 
-/// Where the XDP program is pinned, so that it outlives a crash of the host; in text a path, or `false`.
+/// Where the XDP program is pinned, so that it outlives a crash of the host; in text a path, or
+/// `false`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum XdpPin {
     /// On the bpffs that is mounted here.

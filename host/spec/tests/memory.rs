@@ -1,5 +1,6 @@
-//! How much memory a body takes while it is read, also one that is refused: whoever may send it should not have the host take a hundred times
-//! as much. In a process of its own, whose peak is looked at.
+//! How much memory a body takes while it is read, also one that is refused: whoever may send it
+//! should not have the host take a hundred times as much. In a process of its own, whose peak is
+//! looked at.
 
 use weir_spec::{Chain, Steering};
 
@@ -28,7 +29,8 @@ fn a_body_takes_little_more_memory_than_its_text() {
     let chains =
         [array("{}"), format!("[{config}]"), format!("[{tables}]"), format!("[{targets}]")];
     let chains = chains.map(|functions| chain(&functions));
-    // What is there already, and that many bytes ten times: rules are as many as there can be, of some 250 bytes each.
+    // What is there already, and that many bytes ten times: rules are as many as there can be, of
+    // some 250 bytes each.
     let allowed = peak() + 10 * BODY / 1024;
     assert!(serde_json::from_str::<Steering>(&steering).is_err());
     let read: Vec<_> = chains.iter().map(|chain| serde_json::from_str::<Chain>(chain)).collect();

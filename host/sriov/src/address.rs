@@ -92,7 +92,8 @@ pub struct MacAddress(pub [u8; 6]);
 pub struct InvalidMac(String);
 
 impl MacAddress {
-    /// Whether a function can have it for its own: no group's, and not all zeros, which takes one away.
+    /// Whether a function can have it for its own: no group's, and not all zeros, which takes one
+    /// away.
     #[must_use]
     pub fn is_of_one(self) -> bool {
         self.0[0] & 1 == 0 && self != Self::default()

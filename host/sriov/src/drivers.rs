@@ -1,4 +1,5 @@
-//! Which driver has a device (`Documentation/ABI/testing/sysfs-bus-pci`: `driver_override`, `bind`, `unbind`, `drivers_probe`).
+//! Which driver has a device (`Documentation/ABI/testing/sysfs-bus-pci`: `driver_override`, `bind`,
+//! `unbind`, `drivers_probe`).
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -50,7 +51,8 @@ pub(crate) fn set(
     wanted: Option<&str>,
     only: Option<&str>,
 ) -> Result<(), SriovError> {
-    // Where virtual functions get no drivers by themselves, they get none that is not their only one either.
+    // Where virtual functions get no drivers by themselves, they get none that is not their only
+    // one either.
     let autoprobe = sysfs::device(kernel, device).join("physfn/sriov_drivers_autoprobe");
     let off = sysfs::text(&autoprobe).as_deref() == Some("0");
     if !off || wanted.is_none() || only.is_some() {
@@ -99,7 +101,8 @@ fn put(
     let bus = kernel.sys().join("bus/pci");
     let bound = if wanted == OF_THE_KERNEL {
         wait(kernel, || {
-            // Again and again: its module may be about to be loaded. Who fails to probe says so in the log alone.
+            // Again and again: its module may be about to be loaded. Who fails to probe says so in
+            // the log alone.
             has().is_some()
                 || (kernel.write(&bus.join("drivers_probe"), &name).is_ok() && has().is_some())
         })

@@ -20,7 +20,8 @@ pub(crate) fn is_behind(kernel: &dyn Kernel, device: PciAddress) -> bool {
     group.exists() && sysfs::text(&group.join("name")).as_deref() != Some(NO_IOMMU)
 }
 
-/// Whether `vfio-pci` could have a device. Of one that is not there yet, its physical function is asked.
+/// Whether `vfio-pci` could have a device. Of one that is not there yet, its physical function is
+/// asked.
 pub(crate) fn check(
     kernel: &dyn Kernel,
     device: PciAddress,

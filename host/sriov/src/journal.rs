@@ -1,7 +1,9 @@
-//! The journal: what was changed, written down before it is done, so that it can be undone after a crash.
+//! The journal: what was changed, written down before it is done, so that it can be undone after a
+//! crash.
 //!
-//! A file with a JSON object in each line: first the boot that it is of, then changes, and the numbers of those that were undone. It only
-//! grows, and is emptied when nothing is left to undo. What another boot of the machine was changed in is gone.
+//! A file with a JSON object in each line: first the boot that it is of, then changes, and the
+//! numbers of those that were undone. It only grows, and is emptied when nothing is left to undo.
+//! What another boot of the machine was changed in is gone.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};

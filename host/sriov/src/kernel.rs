@@ -33,7 +33,8 @@ pub trait Kernel: Send + Sync {
     /// Where procfs is.
     fn proc(&self) -> &Path;
 
-    /// How long to wait for what the kernel does a moment after it was asked: modules are loaded, interfaces named.
+    /// How long to wait for what the kernel does a moment after it was asked: modules are loaded,
+    /// interfaces named.
     fn patience(&self) -> Duration {
         Duration::from_secs(5)
     }
@@ -89,7 +90,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// The kernel whose sysfs and procfs are mounted here. Netlink is that of the caller's network namespace.
+    /// The kernel whose sysfs and procfs are mounted here. Netlink is that of the caller's network
+    /// namespace.
     pub fn at(sys: impl Into<PathBuf>, proc: impl Into<PathBuf>) -> Self {
         Self { sys: sys.into(), proc: proc.into() }
     }

@@ -1,5 +1,5 @@
-//! What the kernel logs about devices while something is asked of them: drivers give their reasons there, and only a number as
-//! the answer.
+//! What the kernel logs about devices while something is asked of them: drivers give their reasons
+//! there, and only a number as the answer.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -36,7 +36,8 @@ impl Mark {
         let names: Vec<String> = devices.iter().map(ToString::to_string).collect();
         let mut said = Vec::new();
         let mut record = [0; 8192];
-        // A record for each call, behind "priority,number,time,flags;". It ends with an error when there are no more.
+        // A record for each call, behind "priority,number,time,flags;". It ends with an error when
+        // there are no more.
         while let Ok(length) = log.read(&mut record) {
             let text = String::from_utf8_lossy(&record[..length]);
             let line = text.split_once(';').and_then(|(_, text)| text.lines().next());

@@ -1,4 +1,5 @@
-//! A MAC address that a virtual function has for a while: its physical function brings it frames for that address.
+//! A MAC address that a virtual function has for a while: its physical function brings it frames
+//! for that address.
 
 use crate::address::MacAddress;
 use crate::error::SriovError;
@@ -8,8 +9,8 @@ use crate::kernel::Kernel;
 use crate::plan::VfName;
 use crate::setting::{Change, Setting, VfValue};
 
-/// Drivers of physical functions that reset a virtual one when it is given an address: whoever has it by vfio would receive nothing
-/// any more.
+/// Drivers of physical functions that reset a virtual one when it is given an address: whoever has
+/// it by vfio would receive nothing any more.
 const RESETTING_DRIVERS: [&str; 2] = ["i40e", "ice"];
 
 /// Why a virtual function does not get an address, or keeps it.
@@ -30,11 +31,14 @@ pub struct LentAddress {
     number: Option<usize>,
 }
 
-/// Gives a virtual function this address in the place of the one that its driver has chosen, which nobody knows. No driver is told of
-/// it: this is for those that receive whatever they are brought. In the journal before it is done.
+/// Gives a virtual function this address in the place of the one that its driver has chosen, which
+/// nobody knows. No driver is told of it: this is for those that receive whatever they are brought.
+/// In the journal before it is done.
 ///
 /// # Errors
-/// When the functions are none that this journal has made, or the function has been given an address, or the new one is a group's or another function's, or the driver would reset the function, or the driver or this user's rights do not allow it.
+/// When the functions are none that this journal has made, or the function has been given an
+/// address, or the new one is a group's or another function's, or the driver would reset the
+/// function, or the driver or this user's rights do not allow it.
 pub fn lend_mac(
     kernel: &dyn Kernel,
     name: &VfName,

@@ -1,16 +1,19 @@
-//! Physical and virtual functions of PCI network devices (SR-IOV; `Documentation/PCI/pci-iov-howto.rst`).
+//! Physical and virtual functions of PCI network devices (SR-IOV;
+//! `Documentation/PCI/pci-iov-howto.rst`).
 //!
-//! Owns: which functions there are, who uses them, how they are set (number, MAC, VLAN, driver, ...), and undoing what was set.
-//! Must not know: chains, ports and listeners, nor the configuration file; whoever asks says what is wanted as [`Wish`]es.
+//! Owns: which functions there are, who uses them, how they are set (number, MAC, VLAN, driver,
+//! ...), and undoing what was set. Must not know: chains, ports and listeners, nor the
+//! configuration file; whoever asks says what is wanted as [`Wish`]es.
 //!
 //! ```text
 //!   Wish -> plan -> Change -> Journal (on disk) -> Kernel          and on exit, or after a crash:
 //!                                                                  Journal -> undo, last change first -> Kernel
 //! ```
 //!
-//! All that can be set is a [`Setting`]: a place and its value. It is read and written by a [`Kernel`]: files below `/sys`
-//! and netlink ([`Live`]), or a model of them in tests. A [`Change`] has the setting as it was found and as it is wanted,
-//! so that undoing can tell whether somebody else changed it meanwhile.
+//! All that can be set is a [`Setting`]: a place and its value. It is read and written by a
+//! [`Kernel`]: files below `/sys` and netlink ([`Live`]), or a model of them in tests. A [`Change`]
+//! has the setting as it was found and as it is wanted, so that undoing can tell whether somebody
+//! else changed it meanwhile.
 
 mod address;
 mod drivers;

@@ -1,5 +1,5 @@
-//! Links, their virtual functions and addresses, by rtnetlink (rtnetlink(7), `Documentation/netlink/specs/rt-link.yaml`). One
-//! question on a socket of its own each.
+//! Links, their virtual functions and addresses, by rtnetlink (rtnetlink(7),
+//! `Documentation/netlink/specs/rt-link.yaml`). One question on a socket of its own each.
 
 use std::io;
 use std::net::IpAddr;
@@ -89,7 +89,8 @@ fn ask(message: Message, until_done: bool) -> io::Result<Vec<(u16, Vec<u8>)>> {
     }
 }
 
-/// An error with what the driver said, if it did. An acknowledgement has the header of what was asked before its attributes.
+/// An error with what the driver said, if it did. An acknowledgement has the header of what was
+/// asked before its attributes.
 fn refusal(code: i32, acknowledgement: &[u8]) -> io::Error {
     let error = io::Error::from_raw_os_error(code);
     let mut said = attributes(acknowledgement.get(HEADER..).unwrap_or_default());
@@ -147,7 +148,8 @@ fn parsed(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-/// How a virtual function is set. Each attribute begins with its number; all ones: the driver does not tell.
+/// How a virtual function is set. Each attribute begins with its number; all ones: the driver does
+/// not tell.
 fn settings(vf: &[u8]) -> VfSettings {
     let mut settings = VfSettings::default();
     for (kind, value) in attributes(vf) {

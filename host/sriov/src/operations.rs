@@ -15,11 +15,13 @@ use crate::{iommu, sysfs, users};
 const VLAN_END: u16 = 4095;
 /// Priorities of frames are less.
 const QOS_END: u8 = 8;
-/// What the kernel says when a driver does not know of virtual functions (`ENOENT`, `ENOSYS`), and of another number (`EBUSY`).
+/// What the kernel says when a driver does not know of virtual functions (`ENOENT`, `ENOSYS`), and
+/// of another number (`EBUSY`).
 const NO_SRIOV: [i32; 2] = [2, 38];
 const BUSY: i32 = 16;
 
-/// Whether a physical function could be given so many virtual ones, and has none yet. False: it has them already.
+/// Whether a physical function could be given so many virtual ones, and has none yet. False: it has
+/// them already.
 pub(crate) fn check_count(pf: &PhysicalFunction, count: u16) -> Result<bool, SriovError> {
     let name = pf.name();
     if count > pf.totalvfs || count == 0 {
@@ -230,11 +232,12 @@ pub struct Bound {
     pub notes: Vec<String>,
 }
 
-/// Gives a virtual function to a driver, and waits until it has it; nothing happens if it does, unless it shall get it
-/// `again`.
+/// Gives a virtual function to a driver, and waits until it has it; nothing happens if it does,
+/// unless it shall get it `again`.
 ///
 /// # Errors
-/// When somebody uses it, what the driver needs is missing, or the kernel or this user's rights do not allow it.
+/// When somebody uses it, what the driver needs is missing, or the kernel or this user's rights do
+/// not allow it.
 pub fn bind(
     kernel: &dyn Kernel,
     pf: &PhysicalFunction,

@@ -1,5 +1,5 @@
-//! From what is wanted of network devices to what has to be changed. The same steps are told ([`plan`]) or done ([`apply`]); each is
-//! in the journal before it is done.
+//! From what is wanted of network devices to what has to be changed. The same steps are told
+//! ([`plan`]) or done ([`apply`]); each is in the journal before it is done.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,8 @@ use crate::operations::{NewSettings, check_count, driver_setting};
 use crate::setting::{Change, Interface, Setting, VfValue};
 use crate::{iommu, sysfs, undo, users};
 
-/// A virtual function by its number and its physical function, which is named by interface or PCI address.
+/// A virtual function by its number and its physical function, which is named by interface or PCI
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VfName {
     /// The physical function.
@@ -188,7 +189,8 @@ impl Maker<'_> {
         Ok(true)
     }
 
-    /// A driver is about to let go of a device, and with it of its interface: so it is put up again behind that.
+    /// A driver is about to let go of a device, and with it of its interface: so it is put up again
+    /// behind that.
     fn keep_up(&mut self, device: PciAddress) -> Result<(), SriovError> {
         let up = |up| Setting::Up { interface: Interface::Device(device), up };
         let is_up = up(true).now(self.kernel) == Some(up(true));
@@ -302,7 +304,8 @@ impl Maker<'_> {
             let wanted = driver_setting(device, purpose == Purpose::Vfio);
             !wanted.now(self.kernel).is_some_and(|now| now.is(&wanted))
         });
-        // Who else has it by vfio keeps everybody from opening it; when it is only told what would be done, that may be the host.
+        // Who else has it by vfio keeps everybody from opening it; when it is only told what would
+        // be done, that may be the host.
         let opens = wish.purpose == Some(Purpose::Vfio) && self.journal.is_some();
         if takes_mac || moves || opens {
             let users = users::of(self.kernel, device);

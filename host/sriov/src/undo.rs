@@ -1,4 +1,5 @@
-//! Undoing what the journal says, the last change first. Only what is still as it was made is taken back.
+//! Undoing what the journal says, the last change first. Only what is still as it was made is taken
+//! back.
 
 use crate::error::SriovError;
 use crate::journal::{Journal, JournalError};
@@ -53,7 +54,8 @@ impl UndoneChange {
     }
 }
 
-/// The journal could not be written: it says of changes that are undone that they are not, which does no harm.
+/// The journal could not be written: it says of changes that are undone that they are not, which
+/// does no harm.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct Unwritten {
@@ -64,7 +66,8 @@ pub struct Unwritten {
     pub error: JournalError,
 }
 
-/// Undoes all that can be undone; what fails stays in the journal. A full disk keeps nothing from being undone.
+/// Undoes all that can be undone; what fails stays in the journal. A full disk keeps nothing from
+/// being undone.
 ///
 /// # Errors
 /// When the journal could not be written.
@@ -120,8 +123,8 @@ fn untold(kernel: &dyn Kernel, setting: &Setting) -> Outcome {
     }
 }
 
-/// Whether a change of drivers was under way when the host ended: it has several steps, and ends as it began if they are
-/// done anew.
+/// Whether a change of drivers was under way when the host ended: it has several steps, and ends as
+/// it began if they are done anew.
 fn is_half_way(now: &Setting, change: &Change) -> bool {
     match (now, &change.before, &change.after) {
         (
@@ -133,7 +136,8 @@ fn is_half_way(now: &Setting, change: &Change) -> bool {
     }
 }
 
-/// Whether nobody has what would be taken away. An XDP program that a host has left behind goes with its interface.
+/// Whether nobody has what would be taken away. An XDP program that a host has left behind goes
+/// with its interface.
 fn check_unused(kernel: &dyn Kernel, before: &Setting) -> Result<(), SriovError> {
     let devices = match before {
         Setting::Driver { device, .. } => vec![*device],

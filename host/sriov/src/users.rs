@@ -1,4 +1,5 @@
-//! Who uses a function: its interface, if it is in service, and the processes that have it by vfio or uio.
+//! Who uses a function: its interface, if it is in service, and the processes that have it by vfio
+//! or uio.
 
 use std::fs;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! Hearing that devices go away or lose their drivers, by the kernel's own messages about devices (`NETLINK_KOBJECT_UEVENT`).
+//! Hearing that devices go away or lose their drivers, by the kernel's own messages about devices
+//! (`NETLINK_KOBJECT_UEVENT`).
 
 use std::io;
 use std::thread;
@@ -8,7 +9,8 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::address::PciAddress;
 
-/// Calls this for each of these devices that goes away or loses its driver, on a thread of its own, as long as the process lives.
+/// Calls this for each of these devices that goes away or loses its driver, on a thread of its own,
+/// as long as the process lives.
 ///
 /// # Errors
 /// When there is no socket or no thread for it.

@@ -17,8 +17,8 @@ pub(crate) use sriov::{OnOff, SriovBinding, SriovCommand, SriovLink, SriovSet};
 
 /// Runs network functions as sandboxed WebAssembly components.
 ///
-/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `new`, `test`, `replay`, `check`,
-/// `bench`.
+/// `weir run` is the host. The other commands either talk to it (`--api`), or need none: `new`,
+/// `test`, `replay`, `check`, `bench`.
 ///
 /// Exit status: 0 done, 1 it failed (one message on standard error says why), 2 wrong usage.
 #[derive(Debug, Parser)]
@@ -34,7 +34,8 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where the host is: a Unix socket (`unix:/run/weir/api.sock`, or its path), or `http://ADDRESS:PORT`.
+    /// Where the host is: a Unix socket (`unix:/run/weir/api.sock`, or its path), or
+    /// `http://ADDRESS:PORT`.
     #[arg(long, global = true, value_name = "URL", env = "WEIR_API", hide_env_values = true, default_value = DEFAULT_API)]
     pub(crate) api: String,
     /// Token for a host that is reached by HTTP.
@@ -46,10 +47,12 @@ pub(crate) struct Global {
     /// How results are written to standard output.
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
     pub(crate) output: Format,
-    /// Say less: no progress, no notes, nothing about what was done; errors and what was asked for only.
+    /// Say less: no progress, no notes, nothing about what was done; errors and what was asked for
+    /// only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Be more verbose: the host logs more (`-vv`: everything), `replay` shows what functions log, other commands tell what they ask the host.
+    /// Be more verbose: the host logs more (`-vv`: everything), `replay` shows what functions log,
+    /// other commands tell what they ask the host.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Whether to use colours; `auto`: on a terminal, unless NO_COLOR is set.
@@ -90,12 +93,15 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say what the host would say on upload: the world, imports and limits, or why it is refused.
     Check(CheckArgs),
-    /// Make a component of a core module, as compilers for languages without component tools give it.
+    /// Make a component of a core module, as compilers for languages without component tools give
+    /// it.
     Component(ComponentArgs),
-    /// Write a project for a function: a template that works, with its tests, its build script and the SDK.
+    /// Write a project for a function: a template that works, with its tests, its build script and
+    /// the SDK.
     #[command(override_usage = "weir new [OPTIONS] --lang <LANGUAGE> [NAME]")]
     New(NewArgs),
-    /// Test a function with captures or requests: the host's own engine, without a host and without root.
+    /// Test a function with captures or requests: the host's own engine, without a host and without
+    /// root.
     Test(TestArgs),
     /// Functions: push, list, show, remove, swap, roll back, log.
     #[command(subcommand)]
@@ -109,7 +115,8 @@ pub(crate) enum Command {
     /// The host's ports.
     #[command(subcommand)]
     Port(PortCommand),
-    /// Virtual functions of this machine's network devices (SR-IOV). Needs no host, but root to change anything.
+    /// Virtual functions of this machine's network devices (SR-IOV). Needs no host, but root to
+    /// change anything.
     #[command(subcommand)]
     Sriov(SriovCommand),
     /// Tenants: list, add, remove. Adding and removing is for the administrator alone.
@@ -122,11 +129,11 @@ pub(crate) enum Command {
     Status,
     /// Show live packet rates of chains, functions and ports.
     Top(TopArgs),
-    /// Follow packets through a chain while it runs: which functions saw them, what each decided, and what it changed. Headers are shown
-    /// as tshark shows them, if it is installed here.
+    /// Follow packets through a chain while it runs: which functions saw them, what each decided,
+    /// and what it changed. Headers are shown as tshark shows them, if it is installed here.
     Trace(TraceArgs),
-    /// Copy packets of a chain while it runs, to a capture or as text: those that come to it and leave it, or to and from one of its
-    /// functions, with what that decided.
+    /// Copy packets of a chain while it runs, to a capture or as text: those that come to it and
+    /// leave it, or to and from one of its functions, with what that decided.
     Tap(TapArgs),
     /// Show what happened: pushes, swaps, faults, roll-backs.
     Events(EventsArgs),
@@ -163,12 +170,12 @@ pub(crate) struct ChildArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The configuration. Without it: `weir.toml`, else `/etc/weir/weir.toml`, else the defaults. Paths in it are
-    /// relative to it.
+    /// The configuration. Without it: `weir.toml`, else `/etc/weir/weir.toml`, else the defaults.
+    /// Paths in it are relative to it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Check the configuration and what it names (certificates, captures, interfaces, directories), then exit. Starts nothing, and may be
-    /// used beside a running host.
+    /// Check the configuration and what it names (certificates, captures, interfaces, directories),
+    /// then exit. Starts nothing, and may be used beside a running host.
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -190,12 +197,13 @@ pub(crate) struct ReplayArgs {
     /// Where functions that the chain names with `use` are.
     #[arg(long, value_name = "DIRECTORY", default_value = "target/functions")]
     pub(crate) functions: PathBuf,
-    /// Where compiled code is kept from one replay to the next, which saves seconds with functions in Python or JavaScript. Must be
-    /// writable by nobody else: what lies there is executed.
+    /// Where compiled code is kept from one replay to the next, which saves seconds with functions
+    /// in Python or JavaScript. Must be writable by nobody else: what lies there is executed.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) cache: Option<PathBuf>,
-    /// Follow packets from function to function, and show what each did to them: the first so many, or those with the numbers
-    /// FROM-TO. Headers are shown as tshark shows them, if it is installed.
+    /// Follow packets from function to function, and show what each did to them: the first so many,
+    /// or those with the numbers FROM-TO. Headers are shown as tshark shows them, if it is
+    /// installed.
     #[arg(long, value_name = "PACKETS", value_parser = numbers)]
     pub(crate) trace: Option<RangeInclusive<u64>>,
     /// Draw no progress bar; set from `--quiet`.
@@ -218,7 +226,8 @@ pub(crate) struct ComponentArgs {
     /// The core module; WAT if its name ends in `.wat`.
     #[arg(value_name = "CORE")]
     pub(crate) file: PathBuf,
-    /// The world of `weir:net` that it implements; may be left out when the module says it (a `component-type` section).
+    /// The world of `weir:net` that it implements; may be left out when the module says it (a
+    /// `component-type` section).
     #[arg(long, value_name = "WORLD", value_parser = clap::builder::PossibleValuesParser::new(weir_component::WORLDS))]
     pub(crate) world: Option<String>,
     /// A manifest (`function.toml`) for the component to carry.
@@ -266,8 +275,8 @@ pub(crate) struct TestArgs {
     /// Its configuration: a TOML or JSON file, or JSON itself.
     #[arg(long, value_name = "CONFIG", requires = "in")]
     pub(crate) config: Option<String>,
-    /// Where compiled code is kept from one run to the next, as for `weir replay`. Must be writable by nobody else: what lies there is
-    /// executed.
+    /// Where compiled code is kept from one run to the next, as for `weir replay`. Must be writable
+    /// by nobody else: what lies there is executed.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) cache: Option<PathBuf>,
     /// Do not build the project, even if its sources are newer than what was built.
@@ -368,10 +377,12 @@ pub(crate) struct FunctionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// A component, or a core module that carries its component type; with `--watch` also a project.
+    /// A component, or a core module that carries its component type; with `--watch` also a
+    /// project.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Go on: build, push and swap it each time that a file of the project is saved, until interrupted.
+    /// Go on: build, push and swap it each time that a file of the project is saved, until
+    /// interrupted.
     #[arg(long, conflicts_with = "version")]
     pub(crate) watch: bool,
     /// The function's name; without it that of its manifest.
@@ -393,8 +404,8 @@ pub(crate) struct SwapArgs {
     /// The version to switch to.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(crate) to: Version,
-    /// Send it only this share of the flows, 1 to 99 %. To change the share, swap again; to promote it, swap without `--canary`; to end
-    /// it, roll back.
+    /// Send it only this share of the flows, 1 to 99 %. To change the share, swap again; to promote
+    /// it, swap without `--canary`; to end it, roll back.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) canary: Option<u8>,
     /// Show it copies only, and report where its verdicts differ.
@@ -407,7 +418,8 @@ pub(crate) struct RollbackArgs {
     /// The function.
     #[arg(value_name = "NAME")]
     pub(crate) name: Name,
-    /// Only from this version: when it neither is being tried nor runs, nothing changes. For scripts, and whoever may come too late.
+    /// Only from this version: when it neither is being tried nor runs, nothing changes. For
+    /// scripts, and whoever may come too late.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     pub(crate) from: Option<Version>,
 }
@@ -443,8 +455,8 @@ pub(crate) enum SteerCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// List the rules with the flows that they decided, and what follows from the chains' `from`, `to` and `symmetric`
-    /// for other packets.
+    /// List the rules with the flows that they decided, and what follows from the chains' `from`,
+    /// `to` and `symmetric` for other packets.
     List,
 }
 
@@ -535,7 +547,8 @@ pub(crate) struct TapArgs {
     /// The chain, or one of its functions.
     #[arg(value_name = "CHAIN[:FUNCTION]")]
     pub(crate) place: TapPlace,
-    /// Write them to this file, as a capture (pcapng); `-` is standard output. Without it they are shown, one a line.
+    /// Write them to this file, as a capture (pcapng); `-` is standard output. Without it they are
+    /// shown, one a line.
     #[arg(short = 'w', long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
     /// Packets after which it ends; without it, when interrupted.

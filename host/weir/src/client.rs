@@ -1,5 +1,5 @@
-//! Talking to a host: HTTP over its Unix socket, or over TCP with a token. Its problem documents become errors that
-//! say the same ([`Refused`]).
+//! Talking to a host: HTTP over its Unix socket, or over TCP with a token. Its problem documents
+//! become errors that say the same ([`Refused`]).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,8 @@ impl fmt::Display for Place {
 /// A host that can be asked.
 pub(crate) struct Client {
     http: reqwest::Client,
-    /// On the thread that asks: a command that started another one would wait for it to be given a CPU, several times.
+    /// On the thread that asks: a command that started another one would wait for it to be given a
+    /// CPU, several times.
     runtime: Runtime,
     place: Place,
     /// Scheme and authority for requests.
@@ -151,7 +152,8 @@ impl Client {
         self.read(self.send(request)?)
     }
 
-    /// Follows a stream of server-sent events, and gives the data of each to `each`, until the host ends it.
+    /// Follows a stream of server-sent events, and gives the data of each to `each`, until the host
+    /// ends it.
     ///
     /// # Errors
     /// As [`Self::get`], and what `each` says.
@@ -178,7 +180,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends JSON, to which the answer comes piece by piece. When this is back, the host has begun to answer.
+    /// Sends JSON, to which the answer comes piece by piece. When this is back, the host has begun
+    /// to answer.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -186,7 +189,8 @@ impl Client {
         self.send(self.request(Method::POST, path)?.timeout(FOREVER).json(body))
     }
 
-    /// Gives what comes to `each`. The answer is whether the host ended it; otherwise the user did, by interrupting it.
+    /// Gives what comes to `each`. The answer is whether the host ended it; otherwise the user did,
+    /// by interrupting it.
     ///
     /// # Errors
     /// When the connection breaks, and what `each` says.
@@ -211,7 +215,8 @@ impl Client {
         }
     }
 
-    /// Why the host may have ended a stream, as far as whoever asks again hears of it: `other` where it answers as before.
+    /// Why the host may have ended a stream, as far as whoever asks again hears of it: `other`
+    /// where it answers as before.
     pub(crate) fn why_ended(&self, other: &str) -> String {
         let asked = self.request_at(Method::GET, &["ports"], &[]);
         let asked = asked.and_then(|request| self.send(request.timeout(CONNECT_TIMEOUT)));
@@ -361,7 +366,8 @@ impl Client {
         }
     }
 
-    /// Who has a chain or a function that `default` has not: lists are of all tenants for an administrator, everything else is not.
+    /// Who has a chain or a function that `default` has not: lists are of all tenants for an
+    /// administrator, everything else is not.
     fn with_owner(&self, problem: Problem, url: &Url) -> Problem {
         let path: Vec<&str> = url.path_segments().into_iter().flatten().collect();
         let Some(&["v1", kind @ ("chains" | "functions"), name, ..]) = path.get(..) else {

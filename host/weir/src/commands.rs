@@ -36,7 +36,8 @@ use crate::cli::{ChildArgs, Cli, Command};
 use crate::client::Client;
 use crate::render::{self, Output};
 
-/// Does what the command line says. The answer is whether it went well; a check that finds something does not.
+/// Does what the command line says. The answer is whether it went well; a check that finds
+/// something does not.
 ///
 /// # Errors
 /// When it cannot be done.
@@ -158,8 +159,8 @@ const COMPILE_MEMORY: u64 = 8 << 30;
 /// Seconds of CPU time for it, in case that nobody is left to kill it.
 const COMPILE_TIME: u64 = 300;
 
-/// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory or time, or crash,
-/// takes only this process with it.
+/// The child of [`weir_sandbox::Compiler::Child`]: an upload that makes the compiler use up memory
+/// or time, or crash, takes only this process with it.
 fn compile(args: &ChildArgs) -> Result<()> {
     child(args, (COMPILE_MEMORY, COMPILE_TIME), |component, cores| {
         rayon::ThreadPoolBuilder::new().num_threads(cores).build_global()?;
@@ -167,8 +168,8 @@ fn compile(args: &ChildArgs) -> Result<()> {
     })
 }
 
-/// Bytes of address space for the child that looks at an upload, of which the allocator reserves the first half at once, and seconds of CPU
-/// time.
+/// Bytes of address space for the child that looks at an upload, of which the allocator reserves
+/// the first half at once, and seconds of CPU time.
 const ADMISSION_MEMORY: u64 = 2 << 30;
 const ADMISSION_TIME: u64 = 60;
 
@@ -179,8 +180,8 @@ fn admission(args: &ChildArgs) -> Result<()> {
     })
 }
 
-/// Bytes of address space for the child that reads line tables, of which the allocator reserves the first half at once, and seconds of
-/// CPU time.
+/// Bytes of address space for the child that reads line tables, of which the allocator reserves the
+/// first half at once, and seconds of CPU time.
 const LINES_MEMORY: u64 = 2 << 30;
 const LINES_TIME: u64 = 5;
 
@@ -192,8 +193,9 @@ fn lines(args: &ChildArgs) -> Result<()> {
     })
 }
 
-/// A child of the host: it answers what it is asked, within these limits of memory and time, and shut in. What of that cannot be had it says. The
-/// answer is told on how many cores it may work: where that is written it cannot read any more.
+/// A child of the host: it answers what it is asked, within these limits of memory and time, and
+/// shut in. What of that cannot be had it says. The answer is told on how many cores it may work:
+/// where that is written it cannot read any more.
 fn child(
     args: &ChildArgs,
     (memory, time): (u64, u64),
@@ -223,8 +225,9 @@ fn limit(memory: u64, time: u64) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the memory to the host where there is not enough for both, and these cores to its workers. Neither has to be had. It is not nice:
-/// where all cores are busy, what may take a minute would not come to an end in it.
+/// Leaves the memory to the host where there is not enough for both, and these cores to its
+/// workers. Neither has to be had. It is not nice: where all cores are busy, what may take a minute
+/// would not come to an end in it.
 fn step_back(workers: &[u16]) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");

@@ -8,8 +8,8 @@ const API: u64 = 640;
 /// The store, ports, and chains, which have some each.
 const OTHERS: u64 = 512;
 
-/// Lets this process open as many files as the administrator allows. A chain has some open, and the usual soft limit of
-/// 1,024 is there for programs that use select(2).
+/// Lets this process open as many files as the administrator allows. A chain has some open, and the
+/// usual soft limit of 1,024 is there for programs that use select(2).
 pub(crate) fn allow() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {

@@ -1,4 +1,5 @@
-//! The host's log, on standard error, written by a thread of its own: who logs neither waits for whoever reads it, nor fails with it.
+//! The host's log, on standard error, written by a thread of its own: who logs neither waits for
+//! whoever reads it, nor fails with it.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};

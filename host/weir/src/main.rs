@@ -1,7 +1,7 @@
 //! The `weir` command: the host, and the command line that talks to it.
 //!
-//! Owns: arguments, what is shown, exit statuses, and that configuration, store, engine and API make a host. Everything else is done
-//! by the crates below it.
+//! Owns: arguments, what is shown, exit statuses, and that configuration, store, engine and API
+//! make a host. Everything else is done by the crates below it.
 
 mod cli;
 mod client;
@@ -21,7 +21,8 @@ use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 use cli::Cli;
 use client::WrongUsage;
 
-/// A request makes and drops some dozens of small things; with libc's allocator that takes twice as long (`docs/benchmarks.md`).
+/// A request makes and drops some dozens of small things; with libc's allocator that takes twice as
+/// long (`docs/benchmarks.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -51,7 +52,8 @@ fn unless_empty(argument: clap::Arg) -> clap::Arg {
     argument
 }
 
-/// What is wrong with the arguments, with a usage line of what was written: clap takes what variables say for written, too.
+/// What is wrong with the arguments, with a usage line of what was written: clap takes what
+/// variables say for written, too.
 fn complaint(error: clap::Error) -> clap::Error {
     if !error.use_stderr() {
         return error;

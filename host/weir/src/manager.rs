@@ -1,5 +1,5 @@
-//! Telling a service manager how far the host is, by the protocol of sd_notify(3): with `Type=notify` systemd waits
-//! until the host is ready.
+//! Telling a service manager how far the host is, by the protocol of sd_notify(3): with
+//! `Type=notify` systemd waits until the host is ready.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,12 +1,13 @@
-//! Whether workers run where the devices of ports are: a packet that crosses to another NUMA node costs several times as much.
+//! Whether workers run where the devices of ports are: a packet that crosses to another NUMA node
+//! costs several times as much.
 
 use std::fs;
 use std::path::Path;
 
 use weir_spec::{HostConfig, Port};
 
-/// What to say about ports whose device is on another node than all cores of the workers. Nothing is said of what the machine does not tell.
-/// `sys`: where sysfs is.
+/// What to say about ports whose device is on another node than all cores of the workers. Nothing
+/// is said of what the machine does not tell. `sys`: where sysfs is.
 pub(crate) fn warnings(config: &HostConfig, sys: &Path) -> Vec<String> {
     let nodes: Option<Vec<u32>> =
         config.workers.cores.iter().map(|core| node_of_core(sys, *core)).collect();

@@ -1,4 +1,5 @@
-//! Writing results: tables for people, JSON for programs, on standard output; everything else on standard error.
+//! Writing results: tables for people, JSON for programs, on standard output; everything else on
+//! standard error.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -43,7 +44,8 @@ impl Output {
         print(text.as_bytes())
     }
 
-    /// Writes what came of a change; with `-q` only the exit status says it, unless JSON is asked for.
+    /// Writes what came of a change; with `-q` only the exit status says it, unless JSON is asked
+    /// for.
     ///
     /// # Errors
     /// When standard output does not take it.
@@ -58,7 +60,8 @@ impl Output {
         self.result(value, text)
     }
 
-    /// Says what was done, when nothing else is the result. In JSON, and with `-q`, silence says it.
+    /// Says what was done, when nothing else is the result. In JSON, and with `-q`, silence says
+    /// it.
     ///
     /// # Errors
     /// When standard output does not take it.
@@ -93,7 +96,8 @@ impl Drop for Waiting {
     }
 }
 
-/// A text in which nothing moves a cursor or colours a terminal: what hosts tell comes from authors of functions, too.
+/// A text in which nothing moves a cursor or colours a terminal: what hosts tell comes from authors
+/// of functions, too.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     if !text.contains(commands) {

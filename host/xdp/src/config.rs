@@ -36,11 +36,13 @@ pub struct XdpConfig {
     pub interface: String,
     /// Its receive (and transmit) queue.
     pub queue: u32,
-    /// The first of the queues of which each has a port like this one, for the workers of the same chains; none: it is alone. A flow that
-    /// a function has moved at one of them goes there from all.
+    /// The first of the queues of which each has a port like this one, for the workers of the same
+    /// chains; none: it is alone. A flow that a function has moved at one of them goes there from
+    /// all.
     pub first_queue: Option<u32>,
-    /// No port but those from `first_queue` on is on the interface: what steering decides of the first one's packets it decides at all
-    /// queues that have none of these ports. What is for chains goes to the kernel there.
+    /// No port but those from `first_queue` on is on the interface: what steering decides of the
+    /// first one's packets it decides at all queues that have none of these ports. What is for
+    /// chains goes to the kernel there.
     pub alone: bool,
     /// Where the XDP program runs.
     pub mode: Mode,

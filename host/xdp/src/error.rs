@@ -1,4 +1,5 @@
-//! What the kernel's refusals mean for an operator, and what to do about them. Knows the words, not the steps.
+//! What the kernel's refusals mean for an operator, and what to do about them. Knows the words, not
+//! the steps.
 
 use std::io;
 
@@ -10,7 +11,8 @@ use crate::interface::Interface;
 use crate::program::{self, Refused};
 use crate::socket::{Failed, Step};
 
-/// All that a port takes, whatever was missed first. Without CAP_PERFMON the kernel's verifier refuses the program.
+/// All that a port takes, whatever was missed first. Without CAP_PERFMON the kernel's verifier
+/// refuses the program.
 const PRIVILEGE: &str =
     "run the host as root, or give it CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON";
 

@@ -1,4 +1,5 @@
-//! Tells how a port's interface and program are, from any thread, while the port's worker goes on or sleeps.
+//! Tells how a port's interface and program are, from any thread, while the port's worker goes on
+//! or sleeps.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -34,7 +35,8 @@ struct State {
     program: Weak<Program>,
     /// The queue's counts when the port got the program; without one, what they had come to.
     counts: Counts,
-    /// The interface that the port was attached to, as long as there is the port: another one may have the name by now.
+    /// The interface that the port was attached to, as long as there is the port: another one may
+    /// have the name by now.
     index: Option<u32>,
     /// Why the port works no more.
     broken: Option<String>,
@@ -77,7 +79,8 @@ impl Inspector {
         self.state().broken = Some(problem.to_owned());
     }
 
-    /// There is no such port any more: who asks wants to know of the interface that the next one would be on.
+    /// There is no such port any more: who asks wants to know of the interface that the next one
+    /// would be on.
     pub(crate) fn dropped(&self) {
         let mut state = self.state();
         (state.index, state.broken) = (None, None);

@@ -1,5 +1,5 @@
-//! What the kernel says about an interface, asked and told by rtnetlink (rtnetlink(7), `Documentation/netlink/specs/rt-link.yaml`).
-//! Knows nothing of sockets and rings.
+//! What the kernel says about an interface, asked and told by rtnetlink (rtnetlink(7),
+//! `Documentation/netlink/specs/rt-link.yaml`). Knows nothing of sockets and rings.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -10,7 +10,8 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 
 use crate::config::Mode;
 
-/// Bytes of a message's header (`struct nlmsghdr`), of a link's (`struct ifinfomsg`), of an attribute's (`struct rtattr`).
+/// Bytes of a message's header (`struct nlmsghdr`), of a link's (`struct ifinfomsg`), of an
+/// attribute's (`struct rtattr`).
 const MESSAGE: usize = 16;
 const LINK: usize = 16;
 const ATTRIBUTE: usize = 4;
@@ -51,7 +52,8 @@ pub(crate) struct Interface {
 /// What became of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It can send and receive packets of so many bytes behind the Ethernet header, if that was said.
+    /// It can send and receive packets of so many bytes behind the Ethernet header, if that was
+    /// said.
     Up {
         mtu: Option<u32>,
     },
@@ -66,7 +68,8 @@ impl Interface {
         Self::ask(0, name)
     }
 
-    /// Asks for an interface that was found before, whatever its name is by now; `None` when it is gone.
+    /// Asks for an interface that was found before, whatever its name is by now; `None` when it is
+    /// gone.
     pub(crate) fn again(index: u32) -> io::Result<Option<Self>> {
         Self::ask(index, "")
     }
@@ -76,8 +79,8 @@ impl Interface {
         self.up && self.carrier
     }
 
-    /// Whether its device takes VLAN tags out of what it receives. Nobody else does: where there is no device the sender leaves
-    /// them out, and what is said here means nothing.
+    /// Whether its device takes VLAN tags out of what it receives. Nobody else does: where there is
+    /// no device the sender leaves them out, and what is said here means nothing.
     pub(crate) fn strips_tags(&self, name: &str) -> bool {
         !self.made && offloads(name).is_ok_and(|flags| flags & ETH_FLAG_RXVLAN != 0)
     }
@@ -130,7 +133,8 @@ fn offloads(name: &str) -> io::Result<u32> {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: SIOCETHTOOL reads the name, which ends with a zero, and with this command reads and writes one `ethtool_value`.
+    // SAFETY: SIOCETHTOOL reads the name, which ends with a zero, and with this command reads and
+    // writes one `ethtool_value`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
 }
@@ -154,7 +158,8 @@ impl Watch {
         matches!(Interface::again(self.index), Ok(Some(_)))
     }
 
-    /// What became of it since the last call, if anything: the last thing counts, and gone is for ever.
+    /// What became of it since the last call, if anything: the last thing counts, and gone is for
+    /// ever.
     pub(crate) fn change(&mut self) -> io::Result<Option<Change>> {
         let mut change = None;
         loop {
@@ -212,7 +217,8 @@ fn request(index: u32, name: &str) -> Vec<u8> {
     bytes.extend_from_slice(&(length as u32).to_ne_bytes());
     bytes.extend_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
     bytes.extend_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    // Sequence number and port, which only matter to who has several questions; any family and type, no flags.
+    // Sequence number and port, which only matter to who has several questions; any family and
+    // type, no flags.
     bytes.resize(MESSAGE + LINK, 0);
     bytes[MESSAGE + 4..MESSAGE + 8].copy_from_slice(&index.to_ne_bytes());
     if named == 0 {
@@ -258,8 +264,8 @@ fn read_u32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b))
 }
 
-/// A message about a link. Not one about its part in something else, such as a bridge's about a port that it loses: that has the
-/// interface's number, but another family.
+/// A message about a link. Not one about its part in something else, such as a bridge's about a
+/// port that it loses: that has the interface's number, but another family.
 fn parse(body: &[u8]) -> Option<Interface> {
     let link = body.get(..LINK).filter(|link| i32::from(link[0]) == libc::AF_UNSPEC)?;
     let mut interface = Interface {

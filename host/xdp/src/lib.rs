@@ -1,8 +1,9 @@
 //! The `xdp` port: packets of a network interface, straight into a chain's pool and out of it.
 //!
-//! Owns: AF_XDP sockets and their rings ([`XdpPort`]), the XDP program that gives them packets, the steering rules that it
-//! decides by, and what the kernel says about an interface. Must not know: chains, verdicts, workers. The model is `Documentation/networking/af_xdp.rst`;
-//! the reference for the rings is libxdp's `xsk.h`.
+//! Owns: AF_XDP sockets and their rings ([`XdpPort`]), the XDP program that gives them packets, the
+//! steering rules that it decides by, and what the kernel says about an interface. Must not know:
+//! chains, verdicts, workers. The model is `Documentation/networking/af_xdp.rst`; the reference for
+//! the rings is libxdp's `xsk.h`.
 //!
 //! ```text
 //!              interface, receive queue n
@@ -18,7 +19,8 @@
 //!                     interface
 //! ```
 //!
-//! `unsafe` lies in `ring.rs`, and in one function each of `socket.rs` and `interface.rs` for what rustix does not know.
+//! `unsafe` lies in `ring.rs`, and in one function each of `socket.rs` and `interface.rs` for what
+//! rustix does not know.
 
 mod config;
 mod error;

@@ -37,7 +37,8 @@ impl Seen {
         })
     }
 
-    /// What there is to tell after this. An interface of the same name is another one: that the one before went is told first.
+    /// What there is to tell after this. An interface of the same name is another one: that the one
+    /// before went is told first.
     fn changes(self, now: Self) -> impl Iterator<Item = Link> {
         let went = self.index.is_some() && now.index.is_some() && self.index != now.index;
         let went = went.then_some(Link::Gone);
@@ -46,8 +47,8 @@ impl Seen {
     }
 }
 
-/// Tells of interfaces, by their place among these, when their link changes or they come or go: from a thread of its own, as long as the
-/// process lives.
+/// Tells of interfaces, by their place among these, when their link changes or they come or go:
+/// from a thread of its own, as long as the process lives.
 ///
 /// # Errors
 /// When the kernel tells nothing of links, or there is no thread.
@@ -70,7 +71,8 @@ pub fn watch(
                 }
             }
             for (place, (name, seen)) in interfaces.iter().zip(&mut seen).enumerate() {
-                // An interface that the kernel does not tell of now is looked at with the next news.
+                // An interface that the kernel does not tell of now is looked at with the next
+                // news.
                 let Ok(now) = Seen::of(name) else { continue };
                 std::mem::replace(seen, now).changes(now).for_each(|link| tell(place, link));
             }

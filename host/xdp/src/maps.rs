@@ -19,8 +19,8 @@ use weir_xdp_layout::{
 
 use crate::steering::{Entry, Table};
 
-/// All of them. Each group has a lock of its own: who places a flow waits for nobody who writes a table. The last one is held for some system
-/// calls at most.
+/// All of them. Each group has a lock of its own: who places a flow waits for nobody who writes a
+/// table. The last one is held for some system calls at most.
 pub(crate) struct Maps {
     queues: Mutex<Queues>,
     tables: Mutex<Tables>,
@@ -39,7 +39,8 @@ struct Flows {
     placed: HashMap<MapData, Fields, u64>,
     /// By place.
     now: Box<[Now]>,
-    /// The queue of which those have the rules and the table that no port has; none: the kernel has their packets.
+    /// The queue of which those have the rules and the table that no port has; none: the kernel has
+    /// their packets.
     stand_in: Option<u32>,
 }
 
@@ -115,7 +116,8 @@ impl Maps {
         lock(&self.queues).rules.set(queue, rules.words(), 0).map_err(io::Error::other)
     }
 
-    /// Sends a queue's packets to this socket, as the rules say. They are in force before the first packet gets there.
+    /// Sends a queue's packets to this socket, as the rules say. They are in force before the first
+    /// packet gets there.
     pub(crate) fn claim(
         &self,
         queue: u32,
@@ -126,7 +128,8 @@ impl Maps {
         lock(&self.queues).sockets.set(queue, socket.as_raw_fd(), 0).map_err(io::Error::other)
     }
 
-    /// What became since the program was loaded, on all CPUs, of a queue's packets, or of those behind the last one that can have a port.
+    /// What became since the program was loaded, on all CPUs, of a queue's packets, or of those
+    /// behind the last one that can have a port.
     pub(crate) fn counts(&self, place: u32) -> Counts {
         let mut sum = Counts::default();
         if let Ok(values) = lock(&self.queues).counts.get(&place, 0) {
@@ -137,8 +140,9 @@ impl Maps {
         sum
     }
 
-    /// Replaces a queue's table. Everything of the new one is there before a single word puts it in force. What was of the old
-    /// one is still there: see [`Self::take_old`]. What queues that were closed have left goes first: there may be no room beside it.
+    /// Replaces a queue's table. Everything of the new one is there before a single word puts it in
+    /// force. What was of the old one is still there: see [`Self::take_old`]. What queues that were
+    /// closed have left goes first: there may be no room beside it.
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut tables = lock(&self.tables);
         let now = lock(&self.flows).now(queue).map(|now| now.steering);
@@ -158,8 +162,8 @@ impl Maps {
         written.map(|_| ()).map_err(|e| format!("the kernel does not take the steering rules: {e}"))
     }
 
-    /// For each rule of a queue's table, how many flows it has decided; nothing if the table is not in force. Rules that lead to
-    /// the socket are counted there.
+    /// For each rule of a queue's table, how many flows it has decided; nothing if the table is not
+    /// in force. Rules that lead to the socket are counted there.
     pub(crate) fn flows(&self, queue: u32, table: &Arc<Table>) -> BTreeMap<u32, u64> {
         let tables = lock(&self.tables);
         let here =
@@ -179,7 +183,8 @@ impl Maps {
         flows
     }
 
-    /// Tables that are not in force any more and whose entries nobody takes out yet. They may go behind [`quiesce`].
+    /// Tables that are not in force any more and whose entries nobody takes out yet. They may go
+    /// behind [`quiesce`].
     pub(crate) fn take_old(&self) -> Vec<Written> {
         std::mem::take(&mut lock(&self.tables).old)
     }
@@ -196,7 +201,8 @@ impl Maps {
         self.close(queue)
     }
 
-    /// No port has this queue any more. What steers it stays in force, and what functions have moved is void.
+    /// No port has this queue any more. What steers it stays in force, and what functions have
+    /// moved is void.
     pub(crate) fn close(&self, queue: u32) -> io::Result<()> {
         lock(&self.flows).change(queue, |now| now.open = false)
     }
@@ -209,7 +215,8 @@ impl Maps {
         })
     }
 
-    /// Has the program send a flow on as a function did, at all queues of the port. Never waits: none, when somebody else places one.
+    /// Has the program send a flow on as a function did, at all queues of the port. Never waits:
+    /// none, when somebody else places one.
     pub(crate) fn place(&self, queue: u32, flow: &Key, to: Moved) -> Option<io::Result<()>> {
         let mut flows = match self.flows.try_lock() {
             Ok(flows) => flows,
@@ -243,7 +250,8 @@ impl Flows {
         self.steering.set(queue, words, 0).map_err(io::Error::other)
     }
 
-    /// What steers a queue: its own table; or that of the one that stands in, if no port has it and none has left it a table.
+    /// What steers a queue: its own table; or that of the one that stands in, if no port has it and
+    /// none has left it a table.
     fn in_force(&self, queue: u32) -> Steering {
         let own = self.now[queue as usize];
         let Some(other) = self.stand_in.filter(|_| !own.is_steered()) else { return own.steering };
@@ -282,7 +290,8 @@ impl Flows {
         self.look(first)
     }
 
-    /// Has the program look for moved flows at all queues of a port, if there may be any, or at none.
+    /// Has the program look for moved flows at all queues of a port, if there may be any, or at
+    /// none.
     fn look(&mut self, first: u8) -> io::Result<()> {
         let mine = |now: &Now| now.open && now.placing.first == first;
         let any = self.now.iter().any(|now| mine(now) && now.placed);
@@ -355,8 +364,8 @@ impl Tables {
     }
 }
 
-/// Waits until every packet that looked at a table before has been decided: the kernel runs XDP programs in RCU sections,
-/// and membarrier(2) with this command waits for all of them.
+/// Waits until every packet that looked at a table before has been decided: the kernel runs XDP
+/// programs in RCU sections, and membarrier(2) with this command waits for all of them.
 pub(crate) fn quiesce() {
     if membarrier(MembarrierCommand::Global).is_err() {
         // A kernel without it, or with cores that it leaves alone.

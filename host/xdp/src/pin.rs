@@ -1,9 +1,10 @@
-//! Where the link of an XDP program is pinned: `weir/INTERFACE-NAMESPACE/link` on a bpffs. Beside it `owner` says whose it is, a symbolic
-//! link, because a bpffs has no files.
+//! Where the link of an XDP program is pinned: `weir/INTERFACE-NAMESPACE/link` on a bpffs. Beside
+//! it `owner` says whose it is, a symbolic link, because a bpffs has no files.
 //!
-//! The directory is locked (flock(2)) by the process whose program it is, so that a living host's program is told from one
-//! that a crashed host left; whoever removes it has its lock, and whoever gets the lock looks whether it is still there. Knows
-//! files; what is done with the link is [`crate::program`]'s.
+//! The directory is locked (flock(2)) by the process whose program it is, so that a living host's
+//! program is told from one that a crashed host left; whoever removes it has its lock, and whoever
+//! gets the lock looks whether it is still there. Knows files; what is done with the link is
+//! [`crate::program`]'s.
 
 use std::fs;
 use std::io;
@@ -91,7 +92,8 @@ impl Pin {
         self.directory.join("link")
     }
 
-    /// Removes the link's pin, if there is one. What cannot be removed is taken over by the next host.
+    /// Removes the link's pin, if there is one. What cannot be removed is taken over by the next
+    /// host.
     pub(crate) fn remove(&self) {
         remove(&self.link());
     }
@@ -106,14 +108,16 @@ impl Drop for Pin {
     }
 }
 
-/// Whose this process's pins are from now on: what only one process at a time has, the store of a host. Once.
+/// Whose this process's pins are from now on: what only one process at a time has, the store of a
+/// host. Once.
 pub fn own_pins(owner: &Path) {
     let owner = owner.canonicalize().unwrap_or_else(|_| owner.to_owned());
     let _ = OWNER.set(owner);
 }
 
-/// Removes the programs that are pinned on this bpffs, are of the same owner as this process's ([`own_pins`]), and that no process has: a
-/// host has crashed, and nothing has taken them over. The answer is where they were pinned.
+/// Removes the programs that are pinned on this bpffs, are of the same owner as this process's
+/// ([`own_pins`]), and that no process has: a host has crashed, and nothing has taken them over.
+/// The answer is where they were pinned.
 #[must_use]
 pub fn remove_left(pinning: &Pinning) -> Vec<PathBuf> {
     let (Ok(root), Some(owner)) = (root(pinning), OWNER.get()) else { return Vec::new() };
@@ -209,7 +213,8 @@ fn cannot(pinning: &Pinning, problem: String) -> Unpinned {
     }
 }
 
-/// Makes a directory, if it is not there, in which nobody but this user can change anything; the error says what it is like else.
+/// Makes a directory, if it is not there, in which nobody but this user can change anything; the
+/// error says what it is like else.
 fn own(directory: &Path) -> Result<(), String> {
     let shown = directory.display();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -224,7 +229,8 @@ fn own(directory: &Path) -> Result<(), String> {
     ))
 }
 
-/// Removes the pins of hosts that have crashed whose interfaces are gone: nobody else will, and each keeps a program with all its maps.
+/// Removes the pins of hosts that have crashed whose interfaces are gone: nobody else will, and
+/// each keeps a program with all its maps.
 fn remove_orphans(all: &Path) {
     for directory in directories(all) {
         let Ok(_lock) = lock(&directory, 1) else { continue };
@@ -237,7 +243,8 @@ fn remove_orphans(all: &Path) {
     }
 }
 
-/// The index of the interface that a link is for; 0: it is gone. That is in what the kernel shows of each file of the link.
+/// The index of the interface that a link is for; 0: it is gone. That is in what the kernel shows
+/// of each file of the link.
 fn interface_of(link: &FdLink) -> Option<u32> {
     let id = format!("link_id:\t{}\n", link.info().ok()?.id());
     let files = fs::read_dir("/proc/thread-self/fdinfo").ok()?.flatten();
@@ -258,7 +265,8 @@ fn make_and_lock(directory: &Path, tries: u32) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Locks a directory. `NotFound` also if whoever had the lock has removed it meanwhile: the lock would be of one that is gone.
+/// Locks a directory. `NotFound` also if whoever had the lock has removed it meanwhile: the lock
+/// would be of one that is gone.
 fn lock(directory: &Path, tries: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = open(directory, flags, Mode::empty())?;

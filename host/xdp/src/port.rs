@@ -1,8 +1,9 @@
 //! The port: rooms from the pool to the kernel and back.
 //!
-//! A room that the kernel has is in one of two places: `Fill`, to receive into (in the fill ring, in the kernel, or in the rx
-//! ring), or `Transmit` (in the tx ring, under way, or in the completion ring). A table has one byte for each room, so
-//! that whatever the kernel hands back is checked, and `finish` can give back every room that is still out.
+//! A room that the kernel has is in one of two places: `Fill`, to receive into (in the fill ring,
+//! in the kernel, or in the rx ring), or `Transmit` (in the tx ring, under way, or in the
+//! completion ring). A table has one byte for each room, so that whatever the kernel hands back is
+//! checked, and `finish` can give back every room that is still out.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
@@ -89,7 +90,8 @@ struct Live {
     down: bool,
     /// Whether to ask the kernel to poll the device.
     busy_poll: bool,
-    /// Packets in the tx ring that are not counted as sent: when they were last counted the kernel had not taken them.
+    /// Packets in the tx ring that are not counted as sent: when they were last counted the kernel
+    /// had not taken them.
     queued: u32,
     /// Packets that the device dropped, and that may be counted as sent.
     refused: u32,
@@ -104,11 +106,12 @@ struct Live {
 }
 
 impl XdpPort {
-    /// Looks at the interface and at what the machine allows. Nothing changes before [`Port::attach`].
+    /// Looks at the interface and at what the machine allows. Nothing changes before
+    /// [`Port::attach`].
     ///
     /// # Errors
-    /// When there is no such interface or queue, it is down or another program's, its packets do not fit a room, or there is
-    /// no privilege for or no AF_XDP in this kernel.
+    /// When there is no such interface or queue, it is down or another program's, its packets do
+    /// not fit a room, or there is no privilege for or no AF_XDP in this kernel.
     pub fn open(name: &str, config: XdpConfig) -> Result<Self, PortError> {
         let refused = |problem: String| error::configuration(name, problem);
         drop(socket::open().map_err(|e| refused(error::of_socket(&e, &config, None)))?);
@@ -143,8 +146,8 @@ impl XdpPort {
         Arc::new(Inspector::new(config, None))
     }
 
-    /// Whether there is such an interface with such a queue, it is up, and its packets fit rooms of so many bytes: what needs no
-    /// privilege to be known.
+    /// Whether there is such an interface with such a queue, it is up, and its packets fit rooms of
+    /// so many bytes: what needs no privilege to be known.
     ///
     /// # Errors
     /// What is not so, and what to do.
@@ -310,7 +313,8 @@ impl Live {
             let room = buffer.get();
             self.holders[room as usize] = Holder::Fill;
             self.filled += 1;
-            // The ring has at least as many entries as the target, and the kernel never more rooms than that.
+            // The ring has at least as many entries as the target, and the kernel never more rooms
+            // than that.
             let pushed = self.socket.fill.push(u64::from(room) * u64::from(pool.room_bytes()));
             debug_assert!(pushed, "the fill ring holds the target");
         }
@@ -366,7 +370,8 @@ impl Live {
         self.refill(pool);
     }
 
-    /// Has the kernel send what is in the tx ring. In copy mode it does so within the call, some packets at a time.
+    /// Has the kernel send what is in the tx ring. In copy mode it does so within the call, some
+    /// packets at a time.
     fn transmit(&mut self, pool: &mut Pool) -> Result<(), Errno> {
         let mut stuck = 0;
         let mut waiting = self.socket.tx.waiting();
@@ -405,7 +410,8 @@ impl Live {
         counts.tx_errors += u64::from(refused);
     }
 
-    /// Waits a moment until the device has sent what the kernel has taken: it may copy from the rooms only then.
+    /// Waits a moment until the device has sent what the kernel has taken: it may copy from the
+    /// rooms only then.
     fn wait_until_sent(&mut self, pool: &mut Pool) {
         for _ in 0..LAST_WAITS {
             self.reap(pool);
@@ -426,8 +432,9 @@ impl Live {
         let ring_full = since(now.rx_ring_full, seen.rx_ring_full);
         let fill_empty = since(now.rx_fill_ring_empty_descs, seen.rx_fill_ring_empty_descs);
         let dropped = now.rx_dropped - seen.rx_dropped;
-        // Without a room to copy to, a packet is counted as dropped and the empty fill ring as well; else it is dropped
-        // because it is longer than a room. A device that reads the fill ring itself drops by its own counters.
+        // Without a room to copy to, a packet is counted as dropped and the empty fill ring as
+        // well; else it is dropped because it is longer than a room. A device that reads the fill
+        // ring itself drops by its own counters.
         let no_room = dropped.min(fill_empty);
         let mut counts = PortCounts {
             rx_dropped_overrun: ring_full,
@@ -444,7 +451,8 @@ impl Live {
         statistics.add(&counts);
     }
 
-    /// Has the program send a flow on as a function did, behind those that wait for that. False: it does not.
+    /// Has the program send a flow on as a function did, behind those that wait for that. False: it
+    /// does not.
     fn place(&mut self, queue: u32, flow: &Key, to: Moved) -> bool {
         self.placed = true;
         let waits = self.place_waiting(queue);
@@ -637,7 +645,8 @@ impl Port for XdpPort {
         let mut counts = PortCounts::default();
         let there = live.follow(pool, &self.config.interface);
         live.reap(pool);
-        // Whatever the flag says: a kernel that went to sleep while packets were put in its ring is woken here.
+        // Whatever the flag says: a kernel that went to sleep while packets were put in its ring is
+        // woken here.
         let sent = if live.down { Ok(()) } else { live.transmit(pool) };
         live.count_sent(&mut counts);
         if live.claiming {

@@ -1,8 +1,9 @@
 //! The XDP program on an interface: loaded once for all ports on it, attached while there is one.
 //!
-//! The attachment is a link. Pinned, it outlives a crash of this process: what steering gives to the kernel or drops stays
-//! decided, packets for sockets go to the kernel, and the next host puts its own program in the place of this one without a
-//! gap. Unpinned, it goes with the process. See docs/adr/0011-xdp-ports.md.
+//! The attachment is a link. Pinned, it outlives a crash of this process: what steering gives to
+//! the kernel or drops stays decided, packets for sockets go to the kernel, and the next host puts
+//! its own program in the place of this one without a gap. Unpinned, it goes with the process. See
+//! docs/adr/0011-xdp-ports.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -26,7 +27,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xd
 
 /// Entries of the largest map of rules. The kernel has 16 bytes for each place of it, used or not.
 const TABLE_MOST: u32 = 1 << 21;
-/// Flows of the largest map of those that functions have moved. The kernel has some 110 bytes for each, used or not.
+/// Flows of the largest map of those that functions have moved. The kernel has some 110 bytes for
+/// each, used or not.
 const PLACED_MOST: u32 = 1 << 18;
 /// Entries that are taken out of the maps in one go.
 const CLEARED_AT_ONCE: usize = 256;
@@ -34,7 +36,8 @@ const CLEARED_AT_ONCE: usize = 256;
 /// Which interface: its network namespace's inode, and its index there.
 pub(crate) type Key = (u64, u32);
 
-/// A program, and its number in the kernel: one that nobody has any more may be on its interface yet.
+/// A program, and its number in the kernel: one that nobody has any more may be on its interface
+/// yet.
 type Numbered = (Weak<Program>, Option<u32>);
 
 /// The programs that ports have at this moment, or had.
@@ -69,9 +72,11 @@ pub(crate) struct Program {
     taken: Mutex<Taken>,
     /// Takes out what the last table left, once no packet looks at it.
     clearing: Mutex<Option<JoinHandle<()>>>,
-    /// Its drop detaches the program. Behind the maps: sockets leave their map when they are closed.
+    /// Its drop detaches the program. Behind the maps: sockets leave their map when they are
+    /// closed.
     link: FdLink,
-    /// Where the link is pinned, or why it is not. Behind the link: nobody has the place while it is still there.
+    /// Where the link is pinned, or why it is not. Behind the link: nobody has the place while it
+    /// is still there.
     pin: Result<Pin, String>,
     _ebpf: Ebpf,
 }
@@ -82,8 +87,9 @@ impl fmt::Debug for Program {
     }
 }
 
-/// A queue's place in the program, one port's alone until this is dropped. What the queue claims and what steers it its port takes back
-/// before ([`Steering::closing`](crate::steering::Steering::closing)).
+/// A queue's place in the program, one port's alone until this is dropped. What the queue claims
+/// and what steers it its port takes back before
+/// ([`Steering::closing`](crate::steering::Steering::closing)).
 #[derive(Debug)]
 pub(crate) struct Claim {
     program: Arc<Program>,
@@ -141,8 +147,8 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// A queue of the program on this interface: of the one that other ports have, or of a new one. `prepare` fills its maps before
-    /// a packet of the queue comes to it.
+    /// A queue of the program on this interface: of the one that other ports have, or of a new one.
+    /// `prepare` fills its maps before a packet of the queue comes to it.
     pub(crate) fn on(
         interface: &Interface,
         config: &XdpConfig,
@@ -164,7 +170,8 @@ impl Program {
         Claim::new(&program, config.queue)
     }
 
-    /// Whether the program on this interface is this process's, or was left by a host that has crashed.
+    /// Whether the program on this interface is this process's, or was left by a host that has
+    /// crashed.
     pub(crate) fn can_be_ours(interface: &Interface, config: &XdpConfig) -> bool {
         let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         let held = attached.get(&key(interface));
@@ -238,12 +245,13 @@ impl Program {
         self.mode
     }
 
-    /// Replaces a queue's table. The old one is in nobody's way when this returns, and goes behind it: the kernel takes some
-    /// milliseconds to say that no packet looks at it any more.
+    /// Replaces a queue's table. The old one is in nobody's way when this returns, and goes behind
+    /// it: the kernel takes some milliseconds to say that no packet looks at it any more.
     pub(crate) fn steer(&self, queue: u32, table: &Arc<Table>) -> Result<(), String> {
         let mut clearing = self.clearing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = clearing.take() {
-            // There is room for one table more than there are queues. What it did not take out stays until the program goes.
+            // There is room for one table more than there are queues. What it did not take out
+            // stays until the program goes.
             let _ = last.join();
         }
         let steered = self.maps.steer(queue, table);
@@ -276,8 +284,9 @@ impl Program {
         &self.maps
     }
 
-    /// What became of packets at queues without a port, since the program was loaded: those for nobody's socket, and, if these queues are
-    /// steered as the port's, those that steering has decided.
+    /// What became of packets at queues without a port, since the program was loaded: those for
+    /// nobody's socket, and, if these queues are steered as the port's, those that steering has
+    /// decided.
     pub(crate) fn at_others(&self) -> Counts {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counts = taken.before;
@@ -302,13 +311,15 @@ impl Program {
     }
 }
 
-/// Rules that the program of an interface with so many queues has room for: a table for each queue, and one that replaces another.
+/// Rules that the program of an interface with so many queues has room for: a table for each queue,
+/// and one that replaces another.
 fn table_entries(queues: u32) -> u32 {
     let tables = queues.clamp(1, QUEUES) + 1;
     (tables * ENTRIES_MAX as u32).min(TABLE_MOST)
 }
 
-/// Moved flows that the program of an interface with so many queues has room for: as many for each queue as its worker remembers.
+/// Moved flows that the program of an interface with so many queues has room for: as many for each
+/// queue as its worker remembers.
 fn placed_entries(queues: u32) -> u32 {
     (queues.clamp(1, QUEUES) * PLACED_MAX).min(PLACED_MOST)
 }
@@ -319,8 +330,8 @@ fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Refused> {
     program.ok_or_else(|| Refused::Load(None, format!("the object has no XDP program {PROGRAM}")))
 }
 
-/// Puts the program in the place of the one that a link has on this interface, in one step for packets. Not if the link is
-/// for another mode or nothing any more.
+/// Puts the program in the place of the one that a link has on this interface, in one step for
+/// packets. Not if the link is for another mode or nothing any more.
 fn take_over(
     program: &mut Xdp,
     link: FdLink,

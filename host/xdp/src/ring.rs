@@ -1,9 +1,11 @@
-//! The four rings of an AF_XDP socket: single producer, single consumer, in memory shared with the kernel.
+//! The four rings of an AF_XDP socket: single producer, single consumer, in memory shared with the
+//! kernel.
 //!
-//! A ring is a power of two of entries and two counters that only grow (modulo 2^32). The producer owns the entries
-//! from `producer` up to `consumer + size`, the consumer those from `consumer` up to `producer`; each writes its own
-//! counter and reads the other's. What orders entries and counters (`Documentation/networking/af_xdp.rst`, and
-//! `net/xdp/xsk_queue.h` for the kernel's half):
+//! A ring is a power of two of entries and two counters that only grow (modulo 2^32). The producer
+//! owns the entries from `producer` up to `consumer + size`, the consumer those from `consumer` up
+//! to `producer`; each writes its own counter and reads the other's. What orders entries and
+//! counters (`Documentation/networking/af_xdp.rst`, and `net/xdp/xsk_queue.h` for the kernel's
+//! half):
 //!
 //! | we | then | the kernel |
 //! | --- | --- | --- |
@@ -12,7 +14,8 @@
 //! | load `producer` with acquire, read entries | ── | writes entries, stores `producer` with release |
 //! | read entries, store `consumer` with release | ── | loads `consumer` with acquire, reuses entries |
 //!
-//! Our own counters are kept beside the ring: the kernel is trusted, but nothing here depends on a shared word that is ours.
+//! Our own counters are kept beside the ring: the kernel is trusted, but nothing here depends on a
+//! shared word that is ours.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -116,7 +119,8 @@ impl<T: Entry> Ring<T> {
 
     #[inline]
     fn producer(&self) -> &AtomicU32 {
-        // SAFETY: located in the mapping, which lives as long as self; shared words are only accessed as atomics.
+        // SAFETY: located in the mapping, which lives as long as self; shared words are only
+        // accessed as atomics.
         unsafe { self.producer.as_ref() }
     }
 
@@ -205,13 +209,15 @@ impl<T: Entry> Producer<T> {
         self.written.wrapping_sub(self.consumed)
     }
 
-    /// Whether the kernel sleeps and wants a system call to go on. The fence lets it see what was published before its
-    /// flag is read; a kernel that goes to sleep at the same moment is found by asking [`Self::waiting`] later.
+    /// Whether the kernel sleeps and wants a system call to go on. The fence lets it see what was
+    /// published before its flag is read; a kernel that goes to sleep at the same moment is found
+    /// by asking [`Self::waiting`] later.
     #[inline]
     pub(crate) fn needs_wakeup(&self) -> bool {
         std::sync::atomic::fence(Ordering::SeqCst);
         self.ring.flags.is_none_or(|flags| {
-            // SAFETY: located in the mapping, which lives as long as self; only accessed as an atomic.
+            // SAFETY: located in the mapping, which lives as long as self; only accessed as an
+            // atomic.
             let flags = unsafe { flags.as_ref() }.load(Ordering::Relaxed);
             flags & XdpRingFlags::XDP_RING_NEED_WAKEUP.bits() != 0
         })
@@ -263,8 +269,8 @@ impl<T: Entry> Consumer<T> {
         if self.available(1) == 0 {
             return None;
         }
-        // SAFETY: in bounds; written by the kernel before it stored the `producer` that we acquired, and ours until
-        // `consumer` passes it.
+        // SAFETY: in bounds; written by the kernel before it stored the `producer` that we
+        // acquired, and ours until `consumer` passes it.
         let value = unsafe { self.ring.entry(self.read).read() };
         self.read = self.read.wrapping_add(1);
         Some(value)
@@ -322,8 +328,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a queue with the same rules: what is published comes out once, in order; nothing else does; places
-        /// are reused only after they were released.
+        /// Against a queue with the same rules: what is published comes out once, in order; nothing
+        /// else does; places are reused only after they were released.
         #[test]
         fn a_ring_is_a_bounded_queue(size in prop_oneof![Just(1u32), Just(4), Just(16)], steps in steps()) {
             let (mut producer, mut consumer) = ends(size);

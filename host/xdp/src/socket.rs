@@ -1,7 +1,8 @@
-//! An AF_XDP socket on one queue of an interface: its umem, its rings, and the system calls that move them.
+//! An AF_XDP socket on one queue of an interface: its umem, its rings, and the system calls that
+//! move them.
 //!
-//! Each socket registers the pool's rooms as a umem of its own, also when two ports of a lane have the same pool: see
-//! docs/adr/0011-xdp-ports.md. Knows rooms by their address in the umem only.
+//! Each socket registers the pool's rooms as a umem of its own, also when two ports of a lane have
+//! the same pool: see docs/adr/0011-xdp-ports.md. Knows rooms by their address in the umem only.
 
 use std::ffi::c_int;
 use std::io;
@@ -22,11 +23,13 @@ use weir_pool::Pool;
 use crate::config::XdpConfig;
 use crate::ring::{Consumer, Producer};
 
-/// Packets that the kernel may take from the device in one system call of ours, when it polls the device for us.
+/// Packets that the kernel may take from the device in one system call of ours, when it polls the
+/// device for us.
 const BUSY_POLL_BUDGET: c_int = 64;
 /// What a sent packet is charged: an skb of a whole page, with its bookkeeping.
 const SENT_BYTES: usize = 8192;
-/// In which the kernel has let go of a queue whose socket was closed, with room for a busy machine; and when it is asked again.
+/// In which the kernel has let go of a queue whose socket was closed, with room for a busy machine;
+/// and when it is asked again.
 const RELEASE: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -98,8 +101,8 @@ impl Socket {
         let completion =
             Consumer::map(socket, XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, tx).map_err(&rings)?;
 
-        // Packets under way are charged to the socket; it may have its ring full of them. Without the privilege for
-        // it the machine's ordinary limit holds, and sending is tried more often.
+        // Packets under way are charged to the socket; it may have its ring full of them. Without
+        // the privilege for it the machine's ordinary limit holds, and sending is tried more often.
         let _ = sockopt::set_socket_send_buffer_size_force(&fd, tx as usize * SENT_BYTES);
         if let Some(micros) = config.busy_poll {
             let micros = c_int::try_from(micros).unwrap_or(c_int::MAX);
@@ -119,7 +122,8 @@ impl Socket {
         Ok(Self { rx: rx_ring, tx: tx_ring, fill, completion, zero_copy, fd })
     }
 
-    /// Lets the kernel send what is in the tx ring: all of it, or some packets, in copy mode; else the device is told.
+    /// Lets the kernel send what is in the tx ring: all of it, or some packets, in copy mode; else
+    /// the device is told.
     pub(crate) fn wake_tx(&self) -> Result<(), Errno> {
         net::send(&self.fd, &[], SendFlags::DONTWAIT).map(drop)
     }
@@ -141,7 +145,8 @@ impl AsFd for Socket {
     }
 }
 
-/// Takes a queue. The socket that had it may have been closed a moment ago: the kernel lets go of it in the background.
+/// Takes a queue. The socket that had it may have been closed a moment ago: the kernel lets go of
+/// it in the background.
 fn bind(socket: &OwnedFd, queue: &SocketAddrXdp) -> Result<(), Errno> {
     let started = Instant::now();
     loop {

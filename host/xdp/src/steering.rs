@@ -1,4 +1,5 @@
-//! Steering rules for the XDP program: made into tuples and entries, and kept for the program that is to have them.
+//! Steering rules for the XDP program: made into tuples and entries, and kept for the program that
+//! is to have them.
 //!
 //! Knows rules and words, no maps: those are [`crate::program`]'s.
 
@@ -19,13 +20,15 @@ use crate::program::{self, Claim, Key, Program};
 /// Entries of one table: another may replace it while it is in force.
 pub(crate) const ENTRIES_MAX: usize = TABLE_MAX as usize / 2;
 
-/// An entry of a table: the masked fields, the tuple that they belong to, the rule's number, its action.
+/// An entry of a table: the masked fields, the tuple that they belong to, the rule's number, its
+/// action.
 pub(crate) type Entry = (Fields, u32, u32, u16);
 
 /// Rules, ready for the program's maps.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// For each rule that was given: its number here, and where it leads; none if it is for other ports.
+    /// For each rule that was given: its number here, and where it leads; none if it is for other
+    /// ports.
     given: Vec<Option<(u32, Target)>>,
     /// Masks, and the number of their first rule, in the order of those.
     pub(crate) tuples: Vec<(Fields, u32)>,
@@ -34,8 +37,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Takes rules for packets of this port up to the first that does not fit: what comes in front of it is decided by
-    /// the program as all rules would decide it, the rest behind the socket.
+    /// Takes rules for packets of this port up to the first that does not fit: what comes in front
+    /// of it is decided by the program as all rules would decide it, the rest behind the socket.
     pub(crate) fn new(rules: &[Rule], port: u16) -> Self {
         let mine: Vec<Rule> = rules
             .iter()
@@ -105,17 +108,20 @@ impl Table {
         self.entries.iter().any(|entry| entry.3 == TO_NOWHERE)
     }
 
-    /// Takes out what belongs to this rule, the last, and to trailing rules that only lead to the socket.
+    /// Takes out what belongs to this rule, the last, and to trailing rules that only lead to the
+    /// socket.
     fn cut(&mut self, number: u32) {
         self.entries.retain(|entry| entry.2 < number);
         self.tuples.retain(|tuple| tuple.1 < number);
     }
 }
 
-/// All that there are in this process: the first port of an interface brings the rules of its other queues along.
+/// All that there are in this process: the first port of an interface brings the rules of its other
+/// queues along.
 static ALL: Mutex<Vec<Weak<Steering>>> = Mutex::new(Vec::new());
 
-/// A port's rules, and the program that has them while the port is attached, or longer: see [`Steer::outlive_port`].
+/// A port's rules, and the program that has them while the port is attached, or longer: see
+/// [`Steer::outlive_port`].
 pub(crate) struct Steering {
     name: String,
     interface: Key,
@@ -180,8 +186,8 @@ impl Steering {
         steering
     }
 
-    /// Gives a program that is not attached yet the rules of the interface's other queues, whose ports come behind this one: until then
-    /// the kernel would have what they drop.
+    /// Gives a program that is not attached yet the rules of the interface's other queues, whose
+    /// ports come behind this one: until then the kernel would have what they drop.
     fn bring_others(&self, maps: &Maps) {
         let others = all().into_iter();
         let others = others.filter(|other| {
@@ -197,7 +203,8 @@ impl Steering {
         }
     }
 
-    /// Before the queue gets a table: of a queue that claims nothing nothing is decided, and a port that nobody reads has not claimed yet.
+    /// Before the queue gets a table: of a queue that claims nothing nothing is decided, and a port
+    /// that nobody reads has not claimed yet.
     fn claim(&self, maps: &Maps, table: &Table) -> Result<(), String> {
         if table.entries.is_empty() {
             return Ok(());
@@ -220,7 +227,8 @@ impl Steering {
         let name = &self.config.interface;
         let (table, mut not_taken) = (self.table(), None);
         let prepare = |maps: &Maps| {
-            // What is steered is decided from the first packet on, also before anybody reads the port; and nothing else any more.
+            // What is steered is decided from the first packet on, also before anybody reads the
+            // port; and nothing else any more.
             let claimed = self.claim(maps, &table);
             not_taken = claimed.and_then(|()| maps.steer(self.config.queue, &table)).err();
             self.bring_others(maps);
@@ -236,8 +244,8 @@ impl Steering {
         Ok(claim)
     }
 
-    /// An interface of this name that is there no more has the program yet that earlier ports had on it: it goes, and with it what is
-    /// pinned under that name.
+    /// An interface of this name that is there no more has the program yet that earlier ports had
+    /// on it: it goes, and with it what is pinned under that name.
     fn let_go_of_gone(&self) {
         for other in all() {
             let same = other.interface.0 == self.interface.0

@@ -1,8 +1,9 @@
-//! A host is killed with SIGKILL while packets come: what steering gave to the kernel or dropped stays decided, everything
-//! else is the kernel's. The next host takes over, and no packet is decided otherwise meanwhile.
+//! A host is killed with SIGKILL while packets come: what steering gave to the kernel or dropped
+//! stays decided, everything else is the kernel's. The next host takes over, and no packet is
+//! decided otherwise meanwhile.
 //!
-//! The host is a child (this program with an argument), which is in the same network namespace and sees the same bpffs.
-//! Needs root, `ip` and `mount`.
+//! The host is a child (this program with an argument), which is in the same network namespace and
+//! sees the same bpffs. Needs root, `ip` and `mount`.
 
 #[path = "port/far.rs"]
 #[allow(dead_code, reason = "each test program uses its own part of this")]
@@ -31,7 +32,8 @@ fn main() {
             let interface = argument(3).expect("an interface");
             host(XdpConfig { interface, ..config(Path::new(&argument(2).expect("a bpffs"))) });
         }
-        // What test runners ask of every test program: which tests there are, and which of them to leave out.
+        // What test runners ask of every test program: which tests there are, and which of them to
+        // leave out.
         Some("--list") if std::env::args().any(|argument| argument == "--ignored") => {}
         Some("--list") => println!("netns_a_killed_host_leaves_its_decisions_to_the_next: test"),
         _ => parent(),
@@ -148,7 +150,8 @@ fn bpffs() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Sends one packet of each kind, and looks what the kernel gets: always what rules give it, never what they drop.
+/// Sends one packet of each kind, and looks what the kernel gets: always what rules give it, never
+/// what they drop.
 fn look(far: &Far, kernel: &Far, socket_is_read: bool) {
     far.send(&udp(1, DROP));
     far.send(&udp(9, SOCKET));
@@ -181,7 +184,8 @@ fn parent() {
     assert_eq!(program(), Some(old));
     look(&far, &kernel, false);
 
-    // Packets go on to come while the next host starts: the kernel gets none that is dropped, and there is always a program.
+    // Packets go on to come while the next host starts: the kernel gets none that is dropped, and
+    // there is always a program.
     let mut second = None;
     std::thread::scope(|scope| {
         let starting = scope.spawn(|| Host::start(&bpffs));
@@ -220,7 +224,8 @@ fn parent() {
     fourth.end();
     assert_eq!((program(), pinned()), (None, 0));
 
-    // The next host removes it, also when its own interface is another one; what is of an interface that is there stays.
+    // The next host removes it, also when its own interface is another one; what is of an interface
+    // that is there stays.
     Host::start(&bpffs).kill();
     pair_of("b", 1);
     Host::start_on("b", &bpffs).end();

@@ -14,7 +14,8 @@ const NAME_V4: &str = "192.0.2.7";
 const NAME_V6: &str = "2001:db8::7";
 
 impl Lab {
-    /// Servers on the right: HTTP on port 80 with a file of so many bytes, iperf3 and a name server on their ports.
+    /// Servers on the right: HTTP on port 80 with a file of so many bytes, iperf3 and a name server
+    /// on their ports.
     pub fn serve(&mut self, file_bytes: usize) {
         let www = self.path("www");
         fs::create_dir_all(&www).expect("a directory");
@@ -42,7 +43,8 @@ impl Lab {
         format!("{}\n{}\n{}", self.status(), self.weir(&["port", "list"]), self.log())
     }
 
-    /// Pings from the left: all answers must come. Late ones are waited for, meanwhile further ones are sent.
+    /// Pings from the left: all answers must come. Late ones are waited for, meanwhile further ones
+    /// are sent.
     pub fn ping(&self, address: &str) {
         const COUNT: u32 = 15;
         const LATE: u32 = 5;

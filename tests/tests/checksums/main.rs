@@ -1,9 +1,11 @@
-//! tshark judges the checksums of what leaves `nat`, `router`, `l4lb`, and all three in one chain, in the real sandbox.
+//! tshark judges the checksums of what leaves `nat`, `router`, `l4lb`, and all three in one chain,
+//! in the real sandbox.
 //!
-//! `packets.py` makes the packets with scapy: links with and without tags, IPv4 with options, IPv6 with extension headers, TCP,
-//! UDP with and without checksum, ICMP and ICMPv6, fragments, odd lengths; and answers to what left, and ICMP errors about
-//! it. What was right has to leave right, and what was wrong has to leave wrong: a checksum is changed with what
-//! changed (RFC 1624), not made anew.
+//! `packets.py` makes the packets with scapy: links with and without tags, IPv4 with options, IPv6
+//! with extension headers, TCP, UDP with and without checksum, ICMP and ICMPv6, fragments, odd
+//! lengths; and answers to what left, and ICMP errors about it. What was right has to leave right,
+//! and what was wrong has to leave wrong: a checksum is changed with what changed (RFC 1624), not
+//! made anew.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,7 +33,8 @@ const ROUTER: &str = r#"{
         ["198.51.100.0/24", "outside"], ["192.0.2.0/24", "outside"], ["2001:db8:100::/48", "outside"],
         ["2001:db8:2::/48", "outside"], ["198.51.101.0/24", "narrow"], ["2001:db8:101::/48", "narrow"]]}"#;
 
-/// One backend for each service, so that it is known where packets go; port 80 becomes another, the others stay.
+/// One backend for each service, so that it is known where packets go; port 80 becomes another, the
+/// others stay.
 const L4LB: &str = r#"{
     "table": 251,
     "services": [
@@ -166,8 +169,8 @@ impl Captures {
     }
 }
 
-/// For each of IPv4, TCP, UDP, ICMP, ICMPv6, and for each such header in the packet: `0` wrong, `1` right, `2` not
-/// known, `3` none.
+/// For each of IPv4, TCP, UDP, ICMP, ICMPv6, and for each such header in the packet: `0` wrong, `1`
+/// right, `2` not known, `3` none.
 #[derive(Debug)]
 struct Judgement([Vec<u8>; 5]);
 
@@ -182,7 +185,8 @@ impl Judgement {
     fn is_wrong(&self) -> bool {
         let [ip, tcp, udp, icmp, icmpv6] = &self.0;
         let wrong = |statuses: &[u8]| statuses.contains(&b'0');
-        // Of a segment that is quoted in part tshark thinks that it is wrong; see `quoted` for those that are whole.
+        // Of a segment that is quoted in part tshark thinks that it is wrong; see `quoted` for
+        // those that are whole.
         let quotes = !icmp.is_empty() || !icmpv6.is_empty();
         wrong(ip) || wrong(icmp) || wrong(icmpv6) || !quotes && (wrong(tcp) || wrong(udp))
     }

@@ -1,4 +1,5 @@
-//! Both planes on the virtual functions of one NIC, in a guest (`tests/vm`): real frames and real requests from outside of it.
+//! Both planes on the virtual functions of one NIC, in a guest (`tests/vm`): real frames and real
+//! requests from outside of it.
 
 mod reset;
 mod rig;
@@ -76,8 +77,8 @@ use = "http-cache"
 deadline = "1s"
 "#;
 
-/// From the first function to the third: what the firewall lets through is translated, and goes back to its sender's hardware
-/// address.
+/// From the first function to the third: what the firewall lets through is translated, and goes
+/// back to its sender's hardware address.
 const EDGE: &str = r#"
 name = "edge"
 from = "vf0"
@@ -102,7 +103,8 @@ use = "macswap"
 deadline = "1s"
 "#;
 
-/// One chain of both planes on the fourth function; connections to a foreign server get this action.
+/// One chain of both planes on the fourth function; connections to a foreign server get this
+/// action.
 fn guard(action: &str) -> String {
     format!(
         r#"
@@ -214,7 +216,8 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
     assert_eq!(edge["packets_out"].as_u64(), Some(changed(&frames) as u64 + 20), "{status}");
     assert!(frames.len() > 360, "{} of 400 frames", frames.len());
 
-    // Connections to an address on the first function: the packet chain denies them, until a rule moves them to the other plane.
+    // Connections to an address on the first function: the packet chain denies them, until a rule
+    // moves them to the other plane.
     assert_eq!(rig.get("http://10.89.0.3:8081/page").0, 0);
     rig.steer(TO_KERNEL);
     served(&rig, "10.89.0.3:8081");
@@ -223,7 +226,8 @@ fn guest_both_planes_on_the_functions_of_one_nic() {
     rig.steer("");
     assert_eq!(rig.get("http://10.89.0.3:8081/page").0, 0);
 
-    // A function moves connections: the firewall has them inspected, and they are the other plane's, answers and all.
+    // A function moves connections: the firewall has them inspected, and they are the other
+    // plane's, answers and all.
     rig.chain(&guard("deny"));
     assert_eq!(rig.get("http://10.90.0.1:8082/page").0, 0);
     rig.chain(&guard("inspect"));

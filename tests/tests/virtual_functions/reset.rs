@@ -49,7 +49,8 @@ fn guest_a_function_goes_and_the_other_of_its_lane_goes_on() {
     rig.push("macswap", "1.0.0");
     rig.chain(EDGE);
     rig.keep_compiled();
-    // Of this NIC's buffers, which are whole KiB, long frames take two, until there is room for them in one.
+    // Of this NIC's buffers, which are whole KiB, long frames take two, until there is room for
+    // them in one.
     assert_eq!(sent(&rig, 1400), (20, 20), "{}", rig.log());
     assert_eq!(rig.port("vf0")["device"]["memory"], "the pool, long frames copied");
     rig.end(host);

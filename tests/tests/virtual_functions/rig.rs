@@ -1,4 +1,5 @@
-//! The rig: a guest with a NIC whose wire ends in a network namespace of the machine, and Weir in the guest.
+//! The rig: a guest with a NIC whose wire ends in a network namespace of the machine, and Weir in
+//! the guest.
 //!
 //! ```text
 //!   outside (namespace)       guest

@@ -1,4 +1,5 @@
-//! One chain of both planes on three virtual functions, whose parts are joined by the switch in the NIC.
+//! One chain of both planes on three virtual functions, whose parts are joined by the switch in the
+//! NIC.
 //!
 //! ```text
 //!   outside (namespace)    guest
@@ -75,7 +76,8 @@ fn kernel_counts(rig: &Rig) -> [u64; 2] {
     })
 }
 
-/// The listener serves, as soon as everybody knows everybody's address and the first request has been through.
+/// The listener serves, as soon as everybody knows everybody's address and the first request has
+/// been through.
 fn served(rig: &Rig) {
     rig.guest.wait("the page comes", |_| rig.get("http://10.92.0.2:8080/page").0 == 200);
     crate::served(rig, "10.92.0.2:8080");
@@ -94,7 +96,8 @@ fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     let server = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "9000"];
     let server = rig.guest.guest.start(&directory, &server).expect("the guest is there");
     let name = rig.sh("ls /sys/bus/pci/devices/0000:01:10.2/net").trim().to_owned();
-    // One function for packets: code of several as one would be compiled here, on an emulated CPU. They are in `both_planes`.
+    // One function for packets: code of several as one would be compiled here, on an emulated CPU.
+    // They are in `both_planes`.
     for (function, versions) in [("firewall", 2), ("waf", 2), ("http-cache", 1)] {
         for version in 1..=versions {
             rig.push(function, &format!("{version}.0.0"));
@@ -104,17 +107,20 @@ fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     rig.keep_compiled();
     rig.wait("the server listens", |rig| rig.sh("ss -ltnH").contains(":9000 "));
 
-    // Nobody was told who has which address: the wire and the kernel ask each other, through the chain.
+    // Nobody was told who has which address: the wire and the kernel ask each other, through the
+    // chain.
     served(&rig);
     let known = outside.sh("ip neighbour show 10.92.0.2 dev wire");
     assert!(known.contains(VF[0]), "the wire knows the kernel by the first function: {known}");
     let known = rig.sh(&format!("ip neighbour show 10.92.0.1 dev {name}"));
     assert!(known.contains(VF[2]), "the kernel knows the wire by the third: {known}");
-    // All of it went up and down by the NIC: there is no TAP interface, and what one side sent the other has.
+    // All of it went up and down by the NIC: there is no TAP interface, and what one side sent the
+    // other has.
     assert_eq!(rig.sh("ip -o link show type tun"), "");
     let (up, [received, sent]) = (rig.port("up"), kernel_counts(&rig));
     assert!(received > 8 && sent > 8, "{received} {sent}");
-    // The emulated NIC lets a function hear its own broadcasts, by which the kernel asks for addresses.
+    // The emulated NIC lets a function hear its own broadcasts, by which the kernel asks for
+    // addresses.
     let heard = received - up["tx_packets"].as_u64().expect("a number");
     assert!(heard <= 2 && up["rx_packets"].as_u64() >= Some(8), "{received} {sent} {up}");
     assert_eq!((&up["chain"], &up["device"]["peer"]), (&"edge".into(), &"vf:eth0/1".into()));
@@ -144,7 +150,8 @@ fn guest_a_chain_of_both_planes_crosses_by_the_nics_switch() {
     outside.sh("ip neighbour delete 10.92.0.2 dev wire");
     served(&rig);
 
-    // What the kernel begins by itself passes the chain in reverse, and is dropped by it or not: here the firewall denies it.
+    // What the kernel begins by itself passes the chain in reverse, and is dropped by it or not:
+    // here the firewall denies it.
     let ping = format!(
         "ping -c 1 -W 1 -I {name} 10.92.0.1 > /dev/null 2>&1 && echo answered || echo none"
     );

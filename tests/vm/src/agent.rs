@@ -1,4 +1,5 @@
-//! The agent, inside of the guest: starts processes, and passes on what they write and how they end.
+//! The agent, inside of the guest: starts processes, and passes on what they write and how they
+//! end.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

@@ -1,4 +1,5 @@
-//! The file system that the guest's kernel begins with: one program, its script, and the modules for the machine's files.
+//! The file system that the guest's kernel begins with: one program, its script, and the modules
+//! for the machine's files.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -1,4 +1,5 @@
-//! A virtual machine with NICs that have virtual functions (SR-IOV) and an IOMMU, all emulated by QEMU, for tests.
+//! A virtual machine with NICs that have virtual functions (SR-IOV) and an IOMMU, all emulated by
+//! QEMU, for tests.
 //!
 //! ```text
 //!   machine                                      guest
@@ -7,8 +8,8 @@
 //!   Guest ══ virtio-serial ══ agent: runs commands, streams what they write
 //! ```
 //!
-//! Owns: the guest's command line and first process, the words between [`Guest`] and the agent. Must not know: Weir.
-//! `scripts/setup` makes what it needs: QEMU, and a kernel in `target/vm`.
+//! Owns: the guest's command line and first process, the words between [`Guest`] and the agent.
+//! Must not know: Weir. `scripts/setup` makes what it needs: QEMU, and a kernel in `target/vm`.
 
 #![forbid(unsafe_code)]
 

@@ -20,14 +20,16 @@ const BOOT: Duration = Duration::from_secs(60);
 /// What a NIC's outer side is plugged into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plug {
-    /// A TAP interface of the machine, made for the guest and set up: real programs reach the NIC's functions through it.
+    /// A TAP interface of the machine, made for the guest and set up: real programs reach the NIC's
+    /// functions through it.
     Tap {
         /// Its name.
         interface: String,
         /// The network namespace that it lies in, as `ip netns` names it; the caller's own if none.
         namespace: Option<String>,
     },
-    /// One of QEMU's backends, as its option `-netdev` has it, without `id`: `dgram,local.type=…`, `hubport,hubid=0`.
+    /// One of QEMU's backends, as its option `-netdev` has it, without `id`: `dgram,local.type=…`,
+    /// `hubport,hubid=0`.
     Netdev(String),
 }
 
@@ -50,7 +52,8 @@ impl std::str::FromStr for Plug {
 /// A guest to be.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// NICs: the n-th is PCI device `0000:0n:00.0` (from 1) with 7 virtual functions, `0000:0n:10.0`, `.2`, `.4`, `.6`, `11.0` …
+    /// NICs: the n-th is PCI device `0000:0n:00.0` (from 1) with 7 virtual functions,
+    /// `0000:0n:10.0`, `.2`, `.4`, `.6`, `11.0` …
     pub nics: Vec<Plug>,
     /// Memory in MiB.
     pub memory: u32,
@@ -60,7 +63,8 @@ pub struct Machine {
     pub huge_pages: u32,
     /// Whether there is an IOMMU.
     pub iommu: bool,
-    /// Directories of the machine that the guest may write to, at the same place. All else that it writes is gone with it.
+    /// Directories of the machine that the guest may write to, at the same place. All else that it
+    /// writes is gone with it.
     pub shares: Vec<PathBuf>,
     /// Longest life of the guest.
     pub limit: Duration,
@@ -71,8 +75,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A guest with one NIC that is plugged in nowhere. `target`: the directory in which things are built, where the guest's
-    /// kernel and the agent are.
+    /// A guest with one NIC that is plugged in nowhere. `target`: the directory in which things are
+    /// built, where the guest's kernel and the agent are.
     #[must_use]
     pub fn new(target: &Path) -> Self {
         Self {
@@ -88,8 +92,9 @@ impl Machine {
         }
     }
 
-    /// Boots it, and waits until it takes commands. A guest that is not up in a third of its life, or a minute, is ended, and another one booted: now and
-    /// then an emulated CPU sleeps on when its timer is due, and nothing goes on.
+    /// Boots it, and waits until it takes commands. A guest that is not up in a third of its life,
+    /// or a minute, is ended, and another one booted: now and then an emulated CPU sleeps on when
+    /// its timer is due, and nothing goes on.
     ///
     /// # Errors
     /// When the machine lacks something, or no guest comes up.
@@ -187,9 +192,11 @@ impl Machine {
             let place = share.canonicalize().map_err(Error::setup(&share.display().to_string()))?;
             shares.push(place.display().to_string());
         }
-        // A kernel that is in trouble ends the guest at once, which is a crash, and not what the trouble leads to.
+        // A kernel that is in trouble ends the guest at once, which is a crash, and not what the
+        // trouble leads to.
         let mut line = "console=ttyS0 quiet panic=-1 oops=panic".to_owned();
-        // On a busy machine the emulated timer is too late for the kernel's look at whether it ticks at all.
+        // On a busy machine the emulated timer is too late for the kernel's look at whether it
+        // ticks at all.
         line += " no_timer_check";
         if self.iommu {
             line += " intel_iommu=on iommu=pt";

@@ -18,14 +18,15 @@ const NO_COMMAND: u8 = 127;
 
 /// Runs a command in a virtual machine with NICs that have virtual functions (SR-IOV) and an IOMMU.
 ///
-/// The guest sees the files of this machine; what it writes is gone with it, but for directories that are shared. It has
-/// no clock of its own and emulates its CPU: good for tests, not for numbers. The command's exit status is the answer; 124: the
-/// time was over; 125: the guest did not start or crashed; 127: there is no such command.
+/// The guest sees the files of this machine; what it writes is gone with it, but for directories
+/// that are shared. It has no clock of its own and emulates its CPU: good for tests, not for
+/// numbers. The command's exit status is the answer; 124: the time was over; 125: the guest did not
+/// start or crashed; 127: there is no such command.
 #[derive(Parser)]
 #[command(name = "scripts/vm", version)]
 struct Arguments {
-    /// A NIC, and what it is plugged into: `tap:NAMESPACE/INTERFACE`, `tap:INTERFACE`, or what QEMU's -netdev takes. Once for each
-    /// NIC; without, there is one that is plugged in nowhere
+    /// A NIC, and what it is plugged into: `tap:NAMESPACE/INTERFACE`, `tap:INTERFACE`, or what
+    /// QEMU's -netdev takes. Once for each NIC; without, there is one that is plugged in nowhere
     #[arg(long = "nic", value_name = "PLUG")]
     nics: Vec<Plug>,
     /// MiB of memory

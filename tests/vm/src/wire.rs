@@ -1,4 +1,5 @@
-//! Frames between the machine and the agent: a kind, the number of a process, a length, and so many bytes.
+//! Frames between the machine and the agent: a kind, the number of a process, a length, and so many
+//! bytes.
 
 use std::io::{self, Read, Write};
 

@@ -1,5 +1,5 @@
-//! A guest that does what it is told, and what is told of one that does not: a command that fails, one that is not there, a kernel
-//! that dies, and time that is over are four things.
+//! A guest that does what it is told, and what is told of one that does not: a command that fails,
+//! one that is not there, a kernel that dies, and time that is over are four things.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -34,7 +34,8 @@ pub const FLAG_REVERSE: u16 = 1;
 /// Metadata flag: the packet was made by a function, it did not come in by a port.
 pub const FLAG_MADE: u16 = 2;
 
-/// Verdict flag: the same holds for all further packets of this flow in this direction. See [`Verdict::decode_final`].
+/// Verdict flag: the same holds for all further packets of this flow in this direction. See
+/// [`Verdict::decode_final`].
 pub const VERDICT_FINAL: u32 = 0x80;
 
 /// Largest room, in bytes. Rooms start at [`BURST_AREA`], so every room is aligned to its size.
@@ -51,8 +52,8 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// As it lies in the window, in one word (little-endian): written so it is one store, which a later read of the
-    /// whole can be served from.
+    /// As it lies in the window, in one word (little-endian): written so it is one store, which a
+    /// later read of the whole can be served from.
     #[must_use]
     #[inline]
     pub const fn word(self) -> u64 {
@@ -66,8 +67,8 @@ impl Descriptor {
         Self { offset: word as u32, length: (word >> 32) as u32 }
     }
 
-    /// True when the bytes, and at least the offset, lie within one room of `room_bytes` (a power of two) that is the room at
-    /// `room` (its offset in the window).
+    /// True when the bytes, and at least the offset, lie within one room of `room_bytes` (a power
+    /// of two) that is the room at `room` (its offset in the window).
     #[must_use]
     #[inline]
     pub const fn lies_in(self, room: u32, room_bytes: u32) -> bool {
@@ -118,8 +119,8 @@ pub enum Verdict {
     Hold,
     /// As `Next`, and a copy as it is now leaves by this port.
     Clone(u16),
-    /// The packet and all further ones of its flow, in both directions, go to this target of the function instead: 0 is the
-    /// kernel's stack, others are numbered as in the chain's `targets`.
+    /// The packet and all further ones of its flow, in both directions, go to this target of the
+    /// function instead: 0 is the kernel's stack, others are numbered as in the chain's `targets`.
     Move(u16),
 }
 
@@ -180,8 +181,8 @@ impl Verdict {
         }
     }
 
-    /// Reads what a guest wrote, which may have [`VERDICT_FINAL`]: the verdict, and whether it is the whole flow's. Only `next`,
-    /// `drop`, `reply`, `forward` and `to-kernel` can be.
+    /// Reads what a guest wrote, which may have [`VERDICT_FINAL`]: the verdict, and whether it is
+    /// the whole flow's. Only `next`, `drop`, `reply`, `forward` and `to-kernel` can be.
     #[must_use]
     #[inline]
     pub const fn decode_final(word: u32) -> Option<(Self, bool)> {

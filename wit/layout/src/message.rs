@@ -1,7 +1,8 @@
-//! The layout of messages in the window (`wit/message.md`): heads laid out flat, and what events answer.
+//! The layout of messages in the window (`wit/message.md`): heads laid out flat, and what events
+//! answer.
 //!
-//! Owns: the words of events and outcomes. Must not know: HTTP's rules for what a name or a value may be; who checks those is the
-//! host.
+//! Owns: the words of events and outcomes. Must not know: HTTP's rules for what a name or a value
+//! may be; who checks those is the host.
 
 mod head;
 
@@ -13,8 +14,9 @@ pub use head::{
 /// No length is known, or there is no upstream.
 pub const UNKNOWN: u32 = u32::MAX;
 
-/// Fields that are for one hop only (RFC 9110, section 7.6.1; `http2-settings` of RFC 7540). The gateway has its own at either
-/// side: functions neither see those that it got nor set those that it sends.
+/// Fields that are for one hop only (RFC 9110, section 7.6.1; `http2-settings` of RFC 7540). The
+/// gateway has its own at either side: functions neither see those that it got nor set those that
+/// it sends.
 pub const HOP_FIELDS: [&str; 7] = [
     "connection",
     "http2-settings",

@@ -54,8 +54,8 @@ impl Groups {
         self.build(entries, [0; 4], ALL, budget)
     }
 
-    /// Builds the tree for the box and returns its root. `budget` is how many entries its leaves may
-    /// hold together.
+    /// Builds the tree for the box and returns its root. `budget` is how many entries its leaves
+    /// may hold together.
     fn build(&mut self, mut entries: Vec<Entry>, low: Fields, high: Fields, budget: usize) -> u32 {
         // What comes after a rule that matches all of the box can never win (HiCuts, section 3.2).
         if let Some(at) = entries.iter().position(|entry| entry.covers(low, high)) {
@@ -125,8 +125,8 @@ struct Cut {
     right: usize,
 }
 
-/// The cut, at the middle of one field's boundaries, that leaves the smallest larger half; `None` when
-/// no cut makes both halves smaller.
+/// The cut, at the middle of one field's boundaries, that leaves the smallest larger half; `None`
+/// when no cut makes both halves smaller.
 fn best_cut(entries: &[Entry], low: Fields, high: Fields) -> Option<Cut> {
     (0..4)
         .filter_map(|field| {

@@ -359,7 +359,8 @@ impl Request {
         self.field.iter().fold(message, |message, value| message.field("x", value))
     }
 
-    /// Whether a route's configuration means this request: by labels and segments, as one would say it.
+    /// Whether a route's configuration means this request: by labels and segments, as one would say
+    /// it.
     fn is_meant(&self, route: &Value) -> bool {
         let texts = |key: &str| -> Option<Vec<&str>> {
             Some(route.get(key)?.as_array()?.iter().filter_map(Value::as_str).collect())

@@ -9,13 +9,15 @@ use weir_sdk::host;
 use super::ports::{COUNT, Pool};
 use super::{Endpoint, FIXED, Inside, Mapping, Outside, PORTS, Table, protocol_place};
 
-/// Slots looked at in a burst after a change of forwards: a table of the default size takes two, one of the largest eighty.
+/// Slots looked at in a burst after a change of forwards: a table of the default size takes two,
+/// one of the largest eighty.
 const SETTLE: usize = 65_536;
 /// Most forwards: all are looked at in one burst after a swap.
 const FORWARDS: usize = 4096;
 /// In `cursor`: not 0 while flows are looked at after a change of forwards.
 const UNSETTLED: usize = 1;
-/// A port that is no longer forwarded, until no flow has it any more: it leads nowhere and is not given out.
+/// A port that is no longer forwarded, until no flow has it any more: it leads nowhere and is not
+/// given out.
 const CLOSED: Mapping = Mapping { address: 0, vlans: 0, port: 0, flows: FIXED };
 
 /// A port of the first external address that leads inside for good.
@@ -31,8 +33,8 @@ pub(super) struct Forward {
 pub(super) enum Settling {
     /// The region may still be a predecessor's.
     Not,
-    /// Mappings are. Flows are from this slot on looked at for those that have a port that is another's now; then these ports
-    /// are free.
+    /// Mappings are. Flows are from this slot on looked at for those that have a port that is
+    /// another's now; then these ports are free.
     From(usize, Vec<(usize, u16)>),
     /// Forwards are. Ports in use are counted, where another range was.
     Count,
@@ -63,8 +65,9 @@ impl Table {
         Ok(())
     }
 
-    /// Call it before each burst. With the first, the region's forwards become those of this configuration; not earlier, because
-    /// what a predecessor left is its own until then. What used a port that leads elsewhere from now on, or nowhere, ends.
+    /// Call it before each burst. With the first, the region's forwards become those of this
+    /// configuration; not earlier, because what a predecessor left is its own until then. What used
+    /// a port that leads elsewhere from now on, or nowhere, ends.
     #[inline]
     pub(crate) fn settle(&mut self) {
         if !matches!(self.settling, Settling::Done) {
@@ -115,8 +118,9 @@ impl Table {
         self.settling = Settling::Count;
     }
 
-    /// Writes the mappings of all forwards: the ports that are none any more, or `None` if these are the forwards that there were. (What
-    /// a predecessor has written may not have been settled by it.)
+    /// Writes the mappings of all forwards: the ports that are none any more, or `None` if these
+    /// are the forwards that there were. (What a predecessor has written may not have been settled
+    /// by it.)
     fn set_forwards(&mut self) -> Option<Vec<(usize, u16)>> {
         let forwards = std::mem::take(&mut self.forwards);
         let wanted: BTreeMap<_, _> = forwards.iter().map(|f| (f.at, f.mapping)).collect();

@@ -32,7 +32,8 @@ pub(super) fn advance(
 ) {
     let answered = flow.state & BOTH == BOTH;
     flow.state |= if outbound { bits::OUT } else { bits::IN };
-    // Only TCP's number is even; a `match` becomes a jump table, which costs more than what is behind it.
+    // Only TCP's number is even; a `match` becomes a jump table, which costs more than what is
+    // behind it.
     let seconds = if protocol & 1 == 0 {
         follow(flow, outbound, flags, timeouts)
     } else if protocol == 17 {
@@ -60,7 +61,8 @@ fn follow(flow: &mut Flow, outbound: bool, flags: u8, timeouts: &Timeouts) -> u3
     if flags & FIN != 0 {
         flow.state |= if outbound { bits::FIN_OUT } else { bits::FIN_IN };
     }
-    // Anybody may send a RST that its receiver does not heed; what follows shows that (RFC 6146, section 3.5.2.2).
+    // Anybody may send a RST that its receiver does not heed; what follows shows that (RFC 6146,
+    // section 3.5.2.2).
     flow.state &= !bits::RESET;
     if flags & RST != 0 {
         flow.state |= bits::RESET;
@@ -92,7 +94,8 @@ fn is_over(state: u8) -> bool {
     state & CLOSED == CLOSED || state & bits::RESET != 0
 }
 
-/// The seconds that a flow is remembered for after a packet, if it may be given up: half-open, closed or a query.
+/// The seconds that a flow is remembered for after a packet, if it may be given up: half-open,
+/// closed or a query.
 pub(super) fn timeout_unless_under_way(
     flow: &Flow,
     protocol: u8,

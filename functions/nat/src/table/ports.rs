@@ -7,8 +7,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::forwards::Settling;
 use super::{Inside, Mapping, NoFlow, Outside, PROTOCOLS, Table};
 
-/// Ports looked at in a burst after a change of the range, to count those in use; and as long as they are not counted, those looked at for
-/// free ones. All at once is a page fault for each 512 that nobody has used, which may take longer than the deadline.
+/// Ports looked at in a burst after a change of the range, to count those in use; and as long as
+/// they are not counted, those looked at for free ones. All at once is a page fault for each 512
+/// that nobody has used, which may take longer than the deadline.
 pub(super) const COUNT: u32 = 4096;
 
 /// What is known of the ports of an external address for a protocol.
@@ -20,8 +21,8 @@ pub(super) struct Used {
     random: u32,
     /// The range that these are counted of; zeros: nothing has been in use yet.
     range: [u16; 2],
-    /// Ports from the range's begin on that were looked at to count them. It lies here, because a canary counts beside the running
-    /// version, and a version that follows goes on.
+    /// Ports from the range's begin on that were looked at to count them. It lies here, because a
+    /// canary counts beside the running version, and a version that follows goes on.
     looked_at: u32,
 }
 
@@ -44,8 +45,9 @@ impl Pool {
 }
 
 impl Table {
-    /// A free port for a new mapping of an inside host: of the external address of its others (paired pooling, RFC 4787 REQ-2). One
-    /// that has no others gets it of the address that its hash names, or the next that has one.
+    /// A free port for a new mapping of an inside host: of the external address of its others
+    /// (paired pooling, RFC 4787 REQ-2). One that has no others gets it of the address that its
+    /// hash names, or the next that has one.
     pub(super) fn choose(
         &mut self,
         place: usize,
@@ -68,8 +70,8 @@ impl Table {
         others.find_map(|pool| self.allocate(pool, inside, None).ok()).map_or(found, Ok)
     }
 
-    /// A free port: the inside one if it is free (port preservation), else the one that is known to be, else a random one (RFC
-    /// 6056, algorithm 1).
+    /// A free port: the inside one if it is free (port preservation), else the one that is known to
+    /// be, else a random one (RFC 6056, algorithm 1).
     fn allocate(
         &mut self,
         pool: Pool,
@@ -120,7 +122,8 @@ impl Table {
         }
     }
 
-    /// From now on a pool's ports in use are those of this configuration's range. Where others were counted, they are counted anew.
+    /// From now on a pool's ports in use are those of this configuration's range. Where others were
+    /// counted, they are counted anew.
     fn set_range(&mut self, pool: Pool) {
         let (range, all) = (self.ports.into(), self.range());
         let used = self.used_mut(pool);
@@ -142,8 +145,8 @@ impl Table {
         (self.ports.0..=self.ports.1).contains(&port)
     }
 
-    /// A port is in use from now on, or not any more. Counted are those that may be given out; those that are still to be looked at are
-    /// counted then.
+    /// A port is in use from now on, or not any more. Counted are those that may be given out;
+    /// those that are still to be looked at are counted then.
     pub(super) fn count_port(&mut self, pool: Pool, port: u16, used: bool) {
         let looked_at = self.looked_at(pool).unwrap_or(0);
         if self.may_be_given_out(port) && u32::from(port - self.ports.0) < looked_at {
@@ -180,7 +183,8 @@ impl Table {
         self.looked_at(pool).is_some_and(|count| count >= self.range())
     }
 
-    /// Ports of a pool that were looked at to count them; `None` if another version counts those of its range.
+    /// Ports of a pool that were looked at to count them; `None` if another version counts those of
+    /// its range.
     fn looked_at(&self, pool: Pool) -> Option<u32> {
         let used = &self.used[pool.number()];
         (used.range == <[u16; 2]>::from(self.ports)).then_some(used.looked_at)

@@ -12,16 +12,16 @@ use super::{Flow, NoFlow, Table, protocol_place};
 const SWEEP: usize = 16;
 /// Nanoseconds between two sweeps: a full table is swept in some seconds.
 const SWEEP_EVERY: u64 = 1_000_000;
-/// Slots looked at in a burst when there is no room, for flows that have ended and for those that may be given up: some 10 µs
-/// each.
+/// Slots looked at in a burst when there is no room, for flows that have ended and for those that
+/// may be given up: some 10 µs each.
 pub(super) const SWEEP_MAX: usize = 2048;
 
 /// Something that may find no room; it is told of a port that is free.
 type Attempt<'a, T> = dyn FnMut(&mut Table, Option<u16>) -> Result<T, NoFlow> + 'a;
 
 impl Table {
-    /// Ends flows whose time is over, a few at a time. Call it once for each burst, with its time in nanoseconds and in
-    /// seconds.
+    /// Ends flows whose time is over, a few at a time. Call it once for each burst, with its time
+    /// in nanoseconds and in seconds.
     #[inline]
     pub(crate) fn sweep(&mut self, nanos: u64, now: u32) {
         if nanos.wrapping_sub(self.swept) >= SWEEP_EVERY {
@@ -32,8 +32,9 @@ impl Table {
         (self.patience, self.generosity) = (SWEEP_MAX, SWEEP_MAX);
     }
 
-    /// Tries once more when there was no room and some could be made: of flows whose time is over, or of one that is not under
-    /// way. The attempt is told which port that one had, if a port was asked for: to look for a single free one takes long.
+    /// Tries once more when there was no room and some could be made: of flows whose time is over,
+    /// or of one that is not under way. The attempt is told which port that one had, if a port was
+    /// asked for: to look for a single free one takes long.
     #[cold]
     pub(super) fn try_again<T>(
         &mut self,
@@ -84,9 +85,10 @@ impl Table {
         ended
     }
 
-    /// Ends a flow that is not under way, for another: of the slots that are looked at together, the one that has been silent
-    /// for longest. Who sends nothing but first packets must not keep others out. With a pool, it is one with whose end a port of that
-    /// is free. The port that it had, if there was one.
+    /// Ends a flow that is not under way, for another: of the slots that are looked at together,
+    /// the one that has been silent for longest. Who sends nothing but first packets must not keep
+    /// others out. With a pool, it is one with whose end a port of that is free. The port that it
+    /// had, if there was one.
     fn give_one_up(&mut self, now: u32, pool: Option<Pool>) -> Option<u16> {
         let slots = self.flows.slots();
         while self.generosity > 0 {

@@ -100,8 +100,8 @@ impl Both {
         }
     }
 
-    /// Sends frames in on a side, with external ports as `nat` gave them out, and compares all that comes out, to the
-    /// byte. Gives it as it came out of `nat`.
+    /// Sends frames in on a side, with external ports as `nat` gave them out, and compares all that
+    /// comes out, to the byte. Gives it as it came out of `nat`.
     pub(crate) fn pass(&mut self, side: Side, frames: &[Vec<u8>]) -> Vec<Out> {
         let ours = self.ours(side, frames);
         let to_linux: Vec<_> =
@@ -171,8 +171,9 @@ impl Both {
     }
 }
 
-/// What may differ between the two: the kernel is a router, so it writes the MACs and takes one from the TTL, with the
-/// header's checksum (RFC 1624). `nat` is a bump in the wire. Nothing else is left out of the comparison.
+/// What may differ between the two: the kernel is a router, so it writes the MACs and takes one
+/// from the TTL, with the header's checksum (RFC 1624). `nat` is a bump in the wire. Nothing else
+/// is left out of the comparison.
 pub(crate) fn comparable(mut frame: Vec<u8>, bump: bool) -> Vec<u8> {
     frame[..12].fill(0);
     if bump {
@@ -187,7 +188,8 @@ pub(crate) fn comparable(mut frame: Vec<u8>, bump: bool) -> Vec<u8> {
 /// An external port in use: protocol, port, and the peer.
 type Outer = (u8, u16, u32, u16);
 
-/// The external ports that both gave to the same flows. They are the same, unless the kernel chose one at random.
+/// The external ports that both gave to the same flows. They are the same, unless the kernel chose
+/// one at random.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     ours: BTreeMap<Outer, u16>,

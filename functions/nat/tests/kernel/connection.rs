@@ -1,4 +1,5 @@
-//! A TCP connection between a host inside and one outside, with sequence numbers that Linux believes.
+//! A TCP connection between a host inside and one outside, with sequence numbers that Linux
+//! believes.
 
 use crate::both::{Both, EXTERNAL};
 use crate::frames::{End, Segment, source, tcp};

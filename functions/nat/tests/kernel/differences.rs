@@ -1,4 +1,5 @@
-//! Where `nat` differs from Linux on purpose: what each does with the same packet. README.md says why.
+//! Where `nat` differs from Linux on purpose: what each does with the same packet. README.md says
+//! why.
 
 use weir_sdk::checksum::internet;
 
@@ -43,7 +44,8 @@ fn only_linux(both: &mut Both, side: Side, frame: &[u8]) -> Vec<u8> {
 fn a_mapping_is_the_same_for_all_peers() {
     let mut both = Both::new(&Setup::default());
     both.one(Inside, &udp((HOST, 5000), (PEER, 53), b"question"));
-    // Another host's port 5000: Linux gives the same external port to both, as long as their peers differ.
+    // Another host's port 5000: Linux gives the same external port to both, as long as their peers
+    // differ.
     let frame = udp((SERVER, 5000), (STRANGER, 53), b"question");
     let out = apart(&mut both, Inside, &[frame]);
     let (ours, linux) = (source(&out.ours[0].bytes), source(&out.linux[0].bytes));

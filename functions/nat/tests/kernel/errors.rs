@@ -59,7 +59,8 @@ fn icmp_errors_from_outside() {
     for about in &out {
         for kind in ERRORS {
             for from in [PEER, ROUTER] {
-                // RFC 792's 8 bytes, parts of TCP's header, RFC 1812's 576 bytes; behind options there is less.
+                // RFC 792's 8 bytes, parts of TCP's header, RFC 1812's 576 bytes; behind options
+                // there is less.
                 for quoted in [32, 33, 40, 52, 576] {
                     both.one(Outside, &error(from, EXTERNAL, kind, about, quoted));
                 }
@@ -92,7 +93,8 @@ fn icmp_errors_that_neither_believes() {
     let (out, back) = traffic(&mut both);
     for (left, came) in out.iter().zip(&back) {
         let (external, peer) = (frames::source(left), frames::destination(left));
-        // Cut off before the ports; about an inside address; about somebody else's packet; a redirect.
+        // Cut off before the ports; about an inside address; about somebody else's packet; a
+        // redirect.
         both.none(Outside, &error(ROUTER, EXTERNAL, (3, 1), left, 27));
         both.none(Outside, &error(ROUTER, EXTERNAL, (3, 1), left, 12));
         let inside = udp((HOST, 5000), (PEER, 53), b"question");

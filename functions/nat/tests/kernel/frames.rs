@@ -129,7 +129,8 @@ pub(crate) fn query(from: [u8; 4], to: [u8; 4], kind: u8, id: u16, body: &[u8]) 
     icmp(from, to, (kind, 0), [a, b, 0, 9], body)
 }
 
-/// An ICMP error about a packet, of which it quotes so many bytes, as a router has seen it: with a TTL of its own.
+/// An ICMP error about a packet, of which it quotes so many bytes, as a router has seen it: with a
+/// TTL of its own.
 pub(crate) fn error(
     from: [u8; 4],
     to: [u8; 4],

@@ -35,7 +35,8 @@ fn ports_run_out() {
     let setup =
         Setup { ports: (2000, 2003), max_flows: 1000, timeout: Some(3), ..Setup::default() };
     let mut both = Both::new(&setup);
-    // Both sides are in all flows: of others, `nat` gives one up for a new one (see `differences.rs`).
+    // Both sides are in all flows: of others, `nat` gives one up for a new one (see
+    // `differences.rs`).
     let question = |n: u8| udp(([10, 0, 0, n], 5000), (PEER, 53), b"question");
     let talk = |both: &mut Both, n: u8| {
         let left = both.one(Inside, &question(n));

@@ -1,7 +1,8 @@
-//! The same packets through this NAT and through Linux's (nftables in a network namespace), compared to the byte. What is
-//! not the same on purpose is in `differences`, each with what it is.
+//! The same packets through this NAT and through Linux's (nftables in a network namespace),
+//! compared to the byte. What is not the same on purpose is in `differences`, each with what it is.
 //!
-//! `kernel.py` drives the kernel; its namespaces end with it. `both` says what may differ in a comparison.
+//! `kernel.py` drives the kernel; its namespaces end with it. `both` says what may differ in a
+//! comparison.
 
 mod both;
 mod connection;
@@ -34,7 +35,8 @@ fn payload(length: usize) -> Vec<u8> {
 #[test]
 fn tcp_connections() {
     let mut both = Both::new(&Setup::default());
-    // The first two once more with the same ports. (Where Linux changed the port it then takes yet another.)
+    // The first two once more with the same ports. (Where Linux changed the port it then takes yet
+    // another.)
     for (host, peer, sequence) in [
         ((HOST, 40_000), (PEER, 443), 1000),
         ((SERVER, 40_001), (PEER, 80), 1000),

@@ -34,7 +34,8 @@ fn many_flows_at_once() {
     let mut next_port = 20_000;
     for step in 0..STEPS {
         let host = [10, 0, 1, random.below(30) as u8];
-        // A peer for each port: where Linux would give one external port to flows to several peers, `nat` would not.
+        // A peer for each port: where Linux would give one external port to flows to several peers,
+        // `nat` would not.
         let port = random.of(&[100, 5000]) + random.below(30) as u16;
         let peer = random_peer(port);
         let length = random.below(300);

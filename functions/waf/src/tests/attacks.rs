@@ -1,5 +1,5 @@
-//! Attacks as public cheat sheets teach them, by what they are after. The text is an argument's value, as the
-//! application would see it; all must be found at level 1.
+//! Attacks as public cheat sheets teach them, by what they are after. The text is an argument's
+//! value, as the application would see it; all must be found at level 1.
 
 pub(super) const SQL: &[&str] = &[
     "1' OR '1'='1",

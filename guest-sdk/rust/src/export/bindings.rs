@@ -7,8 +7,8 @@ wit_bindgen::generate!({
     export_macro_name: "export_packet",
 });
 
-/// The exports that `packet-function-saving` has beside. Both worlds' descriptions lie in the module,
-/// and become one component.
+/// The exports that `packet-function-saving` has beside. Both worlds' descriptions lie in the
+/// module, and become one component.
 pub mod saving {
     wit_bindgen::generate!({
         path: "wit",

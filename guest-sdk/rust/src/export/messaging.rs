@@ -40,7 +40,8 @@ impl<H: Handler> MessageInstance<H> {
         sys::set_window(window.clone());
         let config = read_config::<H::Config>(&setup.config)?;
         let handler = H::configure(start::told(setup, state), config)?;
-        // SAFETY: the host names heads and pieces in the window, which are the function's meanwhile.
+        // SAFETY: the host names heads and pieces in the window, which are the function's
+        // meanwhile.
         let dispatch = unsafe { Dispatch::new(handler, window) };
         let wants = dispatch.wants().0;
         // SAFETY: as in `live`.

@@ -50,8 +50,8 @@ pub(super) fn attach_state(setup: &HostSetup) -> Result<Option<StateRegion>, Str
     }
     let (bytes, align) = (setup.state_bytes as usize, setup.state_align as usize);
     let region = grow(bytes + align, "a state region")?;
-    // SAFETY: the region is whole and used by nobody yet; the slice ends before the host's pages are
-    // used.
+    // SAFETY: the region is whole and used by nobody yet; the slice ends before the host's pages
+    // are used.
     let offset = imports::attach_state(unsafe {
         slice::from_raw_parts(region.start().as_ptr(), region.len())
     });

@@ -21,14 +21,15 @@ pub struct Dispatch<H: Handler> {
     slots: Slots<H::State>,
     asked: Vec<u32>,
     wants: Wants,
-    /// The function has something to do at the end of an exchange; else the SDK wants to hear of it only to forget.
+    /// The function has something to do at the end of an exchange; else the SDK wants to hear of it
+    /// only to forget.
     ends: bool,
 }
 
 impl<H: Handler> Dispatch<H> {
     /// # Safety
-    /// From now on every event must name a head or a piece that lies within the window and is the function's
-    /// until the event is answered, or as long as it waits or holds.
+    /// From now on every event must name a head or a piece that lies within the window and is the
+    /// function's until the event is answered, or as long as it waits or holds.
     pub(crate) unsafe fn new(handler: H, window: Window) -> Self {
         let mut wants = handler.wants();
         let ends = wants.has(Wants::ENDED);

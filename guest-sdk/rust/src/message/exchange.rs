@@ -1,7 +1,7 @@
 //! An exchange: what a function may ask the host for while it handles one.
 //!
-//! Owns: laying out what the function sends itself, in rooms that it takes for that and gives back if the host
-//! refuses. Must not know: which event is under way.
+//! Owns: laying out what the function sends itself, in rooms that it takes for that and gives back
+//! if the host refuses. Must not know: which event is under way.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -72,8 +72,9 @@ impl<'a, S> Exchange<'a, S> {
         unsafe { self.window.base().add(WALL).cast::<u64>().read() }
     }
 
-    /// Sends the exchange to this upstream, its place in [`Setup::ports`](crate::Setup::ports): before the request's
-    /// head has left the chain, or while a connection is opened. The last call counts.
+    /// Sends the exchange to this upstream, its place in [`Setup::ports`](crate::Setup::ports):
+    /// before the request's head has left the chain, or while a connection is opened. The last call
+    /// counts.
     ///
     /// # Errors
     /// When there is no such upstream, or it is too late.
@@ -81,10 +82,12 @@ impl<'a, S> Exchange<'a, S> {
         sys::route(self.number, u32::try_from(upstream).map_err(|_| Refusal::BadVerdict)?)
     }
 
-    /// Answers the exchange. What this gives has to be the event's outcome: it is [`Outcome::Answer`], or
-    /// [`Outcome::Reset`] if the host refuses because the response's head has left already.
+    /// Answers the exchange. What this gives has to be the event's outcome: it is
+    /// [`Outcome::Answer`], or [`Outcome::Reset`] if the host refuses because the response's head
+    /// has left already.
     ///
-    /// When no rooms are free for the answer, it becomes an empty one: with its own status if it is short, else with 503.
+    /// When no rooms are free for the answer, it becomes an empty one: with its own status if it is
+    /// short, else with 503.
     pub fn answer(&mut self, response: &Response<'_>) -> Outcome {
         if let Some(outcome) = self.try_answer(response) {
             return outcome;
@@ -105,14 +108,15 @@ impl<'a, S> Exchange<'a, S> {
         Some(outcome(answered))
     }
 
-    /// Answers with status 500 and logs why: for what cannot be done to a message and must not be left undone.
+    /// Answers with status 500 and logs why: for what cannot be done to a message and must not be
+    /// left undone.
     pub fn fail(&mut self, why: &dyn Display) -> Outcome {
         sys::log(Level::Warn, &why.to_string());
         self.answer(&Response::new(500))
     }
 
-    /// Sends a request of the function's own to an upstream. Its response comes by `resume`; the event's outcome
-    /// may be [`Outcome::Wait`].
+    /// Sends a request of the function's own to an upstream. Its response comes by `resume`; the
+    /// event's outcome may be [`Outcome::Wait`].
     ///
     /// # Errors
     /// When no room is free, the request does not fit, or there is no such upstream.
@@ -133,7 +137,8 @@ impl<'a, S> Exchange<'a, S> {
         self.token(token)
     }
 
-    /// Asks the tenant's key-value store, which all threads and functions share. Keys have at most 256 bytes.
+    /// Asks the tenant's key-value store, which all threads and functions share. Keys have at most
+    /// 256 bytes.
     ///
     /// # Errors
     /// When the key is too long, or too much was asked for.
@@ -150,7 +155,8 @@ impl<'a, S> Exchange<'a, S> {
         sys::store_set(self.number, key, value, milliseconds(life))
     }
 
-    /// Adds to a number in the store, and gives it that long to live if it is new. `resume` brings the sum.
+    /// Adds to a number in the store, and gives it that long to live if it is new. `resume` brings
+    /// the sum.
     ///
     /// # Errors
     /// When the key is too long, or too much was asked for.

@@ -5,14 +5,14 @@ use serde::de::DeserializeOwned;
 use super::{End, Exchange, Head, Outcome, Pending, Piece, Resumed, Wants};
 use crate::Setup;
 
-/// A function for requests and responses. One instance serves one thread of the gateway; nothing is shared between
-/// instances. Export it with [`export_message!`](crate::export_message!).
+/// A function for requests and responses. One instance serves one thread of the gateway; nothing is
+/// shared between instances. Export it with [`export_message!`](crate::export_message!).
 pub trait MessageFunction: Sized + 'static {
     /// The table `[function.config]` of the chain. Derive it with `deny_unknown_fields`, so that a
     /// misspelt key is an error and not a surprise.
     type Config: DeserializeOwned;
-    /// What the function remembers of an exchange, from its first event to its end, or until it is [`Outcome::Done`] if it does not
-    /// want to hear of the end; `()` for nothing.
+    /// What the function remembers of an exchange, from its first event to its end, or until it is
+    /// [`Outcome::Done`] if it does not want to hear of the end; `()` for nothing.
     type State: Default + 'static;
 
     /// Prepares an instance. [`Setup::ports`] names the upstreams.
@@ -22,7 +22,8 @@ pub trait MessageFunction: Sized + 'static {
     /// the value, and what is allowed.
     fn configure(setup: Setup, config: Self::Config) -> Result<Self, String>;
 
-    /// The events that it wants to be called for; asked once, after `configure`. Each that is left out is time saved.
+    /// The events that it wants to be called for; asked once, after `configure`. Each that is left
+    /// out is time saved.
     fn wants(&self) -> Wants;
 
     /// A request's head came.
@@ -65,9 +66,9 @@ pub trait MessageFunction: Sized + 'static {
         Outcome::Continue
     }
 
-    /// What was asked for under a token is there. If an event asked for it and waits, that is in `pending`, and the
-    /// outcome is its; else the outcome does not matter. It may come when the exchange is over: with a state as at
-    /// the beginning.
+    /// What was asked for under a token is there. If an event asked for it and waits, that is in
+    /// `pending`, and the outcome is its; else the outcome does not matter. It may come when the
+    /// exchange is over: with a state as at the beginning.
     fn resume(
         &mut self,
         exchange: &mut Exchange<'_, Self::State>,
@@ -78,8 +79,8 @@ pub trait MessageFunction: Sized + 'static {
         Outcome::Continue
     }
 
-    /// The exchange is over. The SDK drops its state afterwards. It is not called behind [`Outcome::Done`], unless
-    /// [`wants`](Self::wants) has [`Wants::ENDED`].
+    /// The exchange is over. The SDK drops its state afterwards. It is not called behind
+    /// [`Outcome::Done`], unless [`wants`](Self::wants) has [`Wants::ENDED`].
     fn ended(&mut self, exchange: &mut Exchange<'_, Self::State>, end: End) {
         let _ = (exchange, end);
     }

@@ -57,7 +57,8 @@ pub trait Handler: Sized + 'static {
     fn tick(&mut self, now: u64);
 }
 
-/// Makes a kind of functions a handler. The kinds differ in what heads and pieces are to them; the rest they have in common.
+/// Makes a kind of functions a handler. The kinds differ in what heads and pieces are to them; the
+/// rest they have in common.
 macro_rules! handler {
     ($(#[$about:meta])* $handler:ident of $kind:ident { $($own:tt)* }) => {
         $(#[$about])*

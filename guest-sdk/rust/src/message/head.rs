@@ -8,8 +8,9 @@ use crate::window::Window;
 
 type View<'a> = weir_layout::message::Head<&'a mut [u8]>;
 
-/// The head of a request or a response, or a connection's addresses. Field names are lower case. Strings are
-/// bytes, which the host checked on their way in and checks again if the head was changed.
+/// The head of a request or a response, or a connection's addresses. Field names are lower case.
+/// Strings are bytes, which the host checked on their way in and checks again if the head was
+/// changed.
 #[derive(Debug)]
 pub struct Head<'a> {
     view: View<'a>,
@@ -20,7 +21,8 @@ impl<'a> Head<'a> {
     /// The head at this offset of the window.
     ///
     /// # Safety
-    /// A head must lie there that is this side's for `'a`, and no other reference into its room may be used meanwhile.
+    /// A head must lie there that is this side's for `'a`, and no other reference into its room may
+    /// be used meanwhile.
     pub(crate) unsafe fn at(window: &Window, offset: u32) -> Self {
         // SAFETY: as promised by the caller; the rest of a head's room is the head's.
         let bytes = unsafe { window.rest_of_room(offset) };
@@ -43,7 +45,8 @@ impl<'a> Head<'a> {
         self.view.part(Part::Method).unwrap_or_default()
     }
 
-    /// The request target: path and query, as the client wrote them. Many servers take `/%61`, `//a` and `/./a` for `/a`.
+    /// The request target: path and query, as the client wrote them. Many servers take `/%61`,
+    /// `//a` and `/./a` for `/a`.
     #[must_use]
     #[inline]
     pub fn path(&self) -> &[u8] {
@@ -120,7 +123,8 @@ impl<'a> Head<'a> {
         self.view.flags() & FLAG_MADE != 0
     }
 
-    /// The upstream that sent a response, which need not be the one that was chosen: a number of `Setup::ports`. None if that is not known.
+    /// The upstream that sent a response, which need not be the one that was chosen: a number of
+    /// `Setup::ports`. None if that is not known.
     #[must_use]
     pub fn upstream(&self) -> Option<usize> {
         self.view.upstream().map(|upstream| upstream as usize)
@@ -251,8 +255,8 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Names of fields are lower case in heads. Another one would be found nowhere, and the host takes none that is written: in unit tests, and in what is
-/// built for debugging, that is said.
+/// Names of fields are lower case in heads. Another one would be found nowhere, and the host takes
+/// none that is written: in unit tests, and in what is built for debugging, that is said.
 #[inline]
 fn assert_lower(name: &str) {
     debug_assert!(

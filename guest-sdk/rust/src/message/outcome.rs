@@ -14,8 +14,8 @@ pub enum Outcome {
     Answer(Answered),
     /// The stream or connection is ended without an answer.
     Reset,
-    /// Nothing moves in this direction until `resume`. A function whose state of an exchange is `()` must want
-    /// [`Wants::ENDED`](super::Wants::ENDED) to wait.
+    /// Nothing moves in this direction until `resume`. A function whose state of an exchange is
+    /// `()` must want [`Wants::ENDED`](super::Wants::ENDED) to wait.
     Wait,
     /// Of a body's piece: it stays where it is, and the function wants to see the next one.
     Hold,

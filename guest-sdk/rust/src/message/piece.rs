@@ -2,8 +2,8 @@
 
 use crate::window::Window;
 
-/// A piece of a body, or of what a connection carries. Its bytes can be changed in place, and it can become
-/// shorter, or longer as far as its room goes.
+/// A piece of a body, or of what a connection carries. Its bytes can be changed in place, and it
+/// can become shorter, or longer as far as its room goes.
 #[derive(Debug)]
 pub struct Piece<'a> {
     /// All bytes from the piece's first to its room's end.
@@ -22,8 +22,8 @@ impl<'a> Piece<'a> {
     /// The piece at this offset of the window.
     ///
     /// # Safety
-    /// The bytes, and the rest of their room, must be this side's for `'a`, and no other reference to them
-    /// may be used meanwhile.
+    /// The bytes, and the rest of their room, must be this side's for `'a`, and no other reference
+    /// to them may be used meanwhile.
     pub(crate) unsafe fn at(window: &Window, offset: u32, length: u32, last: bool) -> Self {
         let length = length as usize;
         // An empty last piece may have no room at all.

@@ -21,7 +21,8 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Whether an address lies in it, as [`Head::client_bytes`](super::Head::client_bytes) gives it.
+    /// Whether an address lies in it, as [`Head::client_bytes`](super::Head::client_bytes) gives
+    /// it.
     #[must_use]
     #[inline]
     pub fn contains(&self, address: [u8; 16]) -> bool {
@@ -34,8 +35,8 @@ impl Prefix {
         self.length
     }
 
-    /// The leading bits of an address, `v4` of an IPv4 address or `v6` of another: what clients of one network have
-    /// in common.
+    /// The leading bits of an address, `v4` of an IPv4 address or `v6` of another: what clients of
+    /// one network have in common.
     #[must_use]
     #[inline]
     pub fn network(address: [u8; 16], v4: u32, v6: u32) -> u128 {

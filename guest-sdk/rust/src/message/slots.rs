@@ -1,7 +1,7 @@
 //! What is remembered of the exchanges under way, by their numbers.
 //!
-//! Owns: finding it. The host gives numbers out again, the small ones first, so a table has most of them; who has a larger one is
-//! looked up.
+//! Owns: finding it. The host gives numbers out again, the small ones first, so a table has most of
+//! them; who has a larger one is looked up.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -39,8 +39,8 @@ pub(super) struct Slot<S> {
 #[derive(Debug, Default)]
 struct Asks {
     waiting: [Option<Waiting>; 2],
-    /// What was asked for in events that are over. It may come when the exchange is over, too, and its number
-    /// another's.
+    /// What was asked for in events that are over. It may come when the exchange is over, too, and
+    /// its number another's.
     beside: Vec<u32>,
 }
 

@@ -190,7 +190,8 @@ fn what_comes_after_the_end_is_never_anothers() {
     assert_eq!(harness.remembered(), 0);
 }
 
-/// Remembers nothing: asks for something beside with a head, and waits with each piece to refuse it.
+/// Remembers nothing: asks for something beside with a head, and waits with each piece to refuse
+/// it.
 struct Scanner;
 
 impl MessageFunction for Scanner {

@@ -1,10 +1,11 @@
 //! A hash map of fixed capacity in the state region.
 //!
-//! Slots lie in buckets of 16. A key may be in one of two buckets, which two halves of its hash name
-//! ("balanced allocations", Azar et al., 1999): a probe looks at 32 slots at most whatever an attacker
-//! sends, and removing leaves nothing behind. Per slot there is a tag of one byte, 0 for a free slot and
-//! else seven bits of the hash (the idea of Swiss tables), compared 16 at a time: a hit reads one
-//! line of tags and, but for one time in ten at most, one entry, which lies in one line.
+//! Slots lie in buckets of 16. A key may be in one of two buckets, which two halves of its hash
+//! name ("balanced allocations", Azar et al., 1999): a probe looks at 32 slots at most whatever an
+//! attacker sends, and removing leaves nothing behind. Per slot there is a tag of one byte, 0 for a
+//! free slot and else seven bits of the hash (the idea of Swiss tables), compared 16 at a time: a
+//! hit reads one line of tags and, but for one time in ten at most, one entry, which lies in one
+//! line.
 //!
 //! An entry goes to its first bucket unless that has filled up to twelve, then to the emptier one.
 //! There are 5 slots for 4 entries of capacity; see the tests for how seldom that is not enough.
@@ -82,8 +83,8 @@ impl fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
-/// A hash, and the slot where [`StateMap::look_ahead`] expects its key. A hash alone will do wherever a probe is
-/// asked for.
+/// A hash, and the slot where [`StateMap::look_ahead`] expects its key. A hash alone will do
+/// wherever a probe is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     hash: u64,
@@ -111,7 +112,8 @@ where
     K: FromBytes + IntoBytes + Immutable + Eq,
     V: FromBytes + IntoBytes + Immutable,
 {
-    /// Bytes from one entry to the next: small entries are padded, so that none lies in two cache lines.
+    /// Bytes from one entry to the next: small entries are padded, so that none lies in two cache
+    /// lines.
     const STRIDE: usize = match size_of::<Entry<K, V>>() {
         small @ 0..=LINE => small.next_power_of_two(),
         large => large,
@@ -174,9 +176,10 @@ where
         self.locate(at.into(), key)
     }
 
-    /// Has the processor fetch what finding these probes' keys will read, and notes where they most likely lie. Do it
-    /// for all packets of a burst before the first `find`: in these short loops dozens of fetches are under way
-    /// at once, while code that decides about a packet in between has a few. (Wasm has no prefetch instruction.)
+    /// Has the processor fetch what finding these probes' keys will read, and notes where they most
+    /// likely lie. Do it for all packets of a burst before the first `find`: in these short loops
+    /// dozens of fetches are under way at once, while code that decides about a packet in between
+    /// has a few. (Wasm has no prefetch instruction.)
     #[inline]
     pub fn look_ahead(&self, probes: &mut [Probe]) {
         for probe in &mut *probes {
@@ -190,7 +193,8 @@ where
             let first = probe.slot as usize;
             let found = matches(self.group(first / SLOTS), tag(probe.hash));
             let slot = first + found.trailing_zeros() as usize % SLOTS;
-            // SAFETY: below the number of slots, since `first` is the first of one of the map's buckets.
+            // SAFETY: below the number of slots, since `first` is the first of one of the map's
+            // buckets.
             unsafe { self.entry(slot).cast::<u8>().read_volatile() };
             probe.slot = slot as u32;
         }
@@ -263,8 +267,8 @@ where
         occupied
     }
 
-    /// Sweeps: frees those of `count` slots from `from` on that `keep` says no to, and gives the slot to go on
-    /// with, 0 after the last. A tick that sweeps a part keeps deadlines.
+    /// Sweeps: frees those of `count` slots from `from` on that `keep` says no to, and gives the
+    /// slot to go on with, 0 after the last. A tick that sweeps a part keeps deadlines.
     pub fn sweep(
         &mut self,
         from: usize,
@@ -292,8 +296,9 @@ where
         before.saturating_sub(self.len())
     }
 
-    /// Frees that one slot, of the 32 that this hash's key could lie in, whose entry has the lowest `rank`, and tells whether there
-    /// was one; an entry without a rank stays. For when `insert` says [`Full`], and what is oldest may go.
+    /// Frees that one slot, of the 32 that this hash's key could lie in, whose entry has the lowest
+    /// `rank`, and tells whether there was one; an entry without a rank stays. For when `insert`
+    /// says [`Full`], and what is oldest may go.
     pub fn evict_near<R: Ord>(
         &mut self,
         hash: u64,
@@ -353,7 +358,8 @@ where
         self.search(hash, key)
     }
 
-    /// Looks in both buckets. Apart from [`Self::locate`], so that what finds a key where it was expected stays small.
+    /// Looks in both buckets. Apart from [`Self::locate`], so that what finds a key where it was
+    /// expected stays small.
     #[cold]
     #[inline(never)]
     fn search(&self, hash: u64, key: &K) -> Option<usize> {
@@ -456,7 +462,8 @@ impl<K, V> fmt::Debug for StateMap<K, V> {
     }
 }
 
-/// Never 0, which marks free slots. The low bits: `first` and `second` depend on the high ones of each half.
+/// Never 0, which marks free slots. The low bits: `first` and `second` depend on the high ones of
+/// each half.
 #[inline]
 fn tag(hash: u64) -> u8 {
     hash as u8 | 0x80

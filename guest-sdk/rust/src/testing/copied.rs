@@ -15,7 +15,8 @@ impl<F: CopyFunction> Function for Copied<F> {
     }
 
     /// # Panics
-    /// When the host would see a fault: the function holds a packet, or makes one too long for its room.
+    /// When the host would see a fault: the function holds a packet, or makes one too long for its
+    /// room.
     fn process(&mut self, burst: &mut Burst) {
         let now = burst.now();
         for i in 0..burst.len() {

@@ -1,6 +1,7 @@
 //! What the thread's test host does for message functions.
 //!
-//! Owns: routes, answers, calls, the store and timers, in the order in which they were asked for. Must not know: events.
+//! Owns: routes, answers, calls, the store and timers, in the order in which they were asked for.
+//! Must not know: events.
 
 use std::collections::{BTreeMap, VecDeque};
 

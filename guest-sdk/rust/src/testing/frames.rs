@@ -29,8 +29,8 @@ pub fn datagram(from: End, to: End, payload: &[u8]) -> Vec<u8> {
     ipv4(protocol::UDP, from.0, to.0, &datagram)
 }
 
-/// A TCP segment with four bytes of data and the flags that these letters stand for: `F`, `S`, `R`, `P`, `A`, `U`. Its sequence number
-/// is 7 and, with `A`, its acknowledgement number 9.
+/// A TCP segment with four bytes of data and the flags that these letters stand for: `F`, `S`, `R`,
+/// `P`, `A`, `U`. Its sequence number is 7 and, with `A`, its acknowledgement number 9.
 ///
 /// # Panics
 /// At any other letter.

@@ -37,7 +37,8 @@ pub struct Options {
     pub position: usize,
     /// Where the clock begins, in nanoseconds.
     pub now: u64,
-    /// Wall time less monotonic time, in nanoseconds; `None` if the host does not know the wall time.
+    /// Wall time less monotonic time, in nanoseconds; `None` if the host does not know the wall
+    /// time.
     pub wall_offset: Option<u64>,
 }
 
@@ -213,8 +214,9 @@ impl<F: Function> Harness<F> {
         Ok(harness)
     }
 
-    /// Replaces the instance by a new one, which finds the state region as it is. True when it could take
-    /// over; false when it wrote to the region while it was configured, and so got a fresh one.
+    /// Replaces the instance by a new one, which finds the state region as it is. True when it
+    /// could take over; false when it wrote to the region while it was configured, and so got a
+    /// fresh one.
     ///
     /// # Errors
     /// What the new instance says; the old one stays.
@@ -255,8 +257,8 @@ impl<F: Function> Harness<F> {
         }
     }
 
-    /// Calls `process` for the packets in the window, as they are; nothing else than that happens here, for
-    /// benchmarks.
+    /// Calls `process` for the packets in the window, as they are; nothing else than that happens
+    /// here, for benchmarks.
     #[inline]
     pub fn process(&mut self) {
         let (window, memory) = self.host.window.as_ref().expect("a window");
@@ -267,15 +269,16 @@ impl<F: Function> Harness<F> {
         memory.write(WALL, &wall.to_ne_bytes());
         let len = self.loaded.len();
         self.enter(|function| {
-            // SAFETY: `load` wrote the descriptors, each of its own room; `Packet` keeps them valid.
+            // SAFETY: `load` wrote the descriptors, each of its own room; `Packet` keeps them
+            // valid.
             let mut burst = unsafe { Burst::new(window, len) };
             function.process(&mut burst);
             burst.finish();
         });
     }
 
-    /// Takes the packets out of the window and tells what became of them. What exceeds the function's share, a quarter of the rooms,
-    /// is not held but freed, as by a real host.
+    /// Takes the packets out of the window and tells what became of them. What exceeds the
+    /// function's share, a quarter of the rooms, is not held but freed, as by a real host.
     ///
     /// # Panics
     /// When a verdict is one that the host would take for a fault.

@@ -1,6 +1,7 @@
 //! Driving a message function or a connection function.
 //!
-//! Owns: what a gateway would do with events and outcomes, for one function and any number of exchanges.
+//! Owns: what a gateway would do with events and outcomes, for one function and any number of
+//! exchanges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -73,7 +74,8 @@ pub struct Exchanging<H: Handler> {
 }
 
 impl<H: Handler> Exchanging<H> {
-    /// Configures the function with the default [`Options`], but rooms of 16 KiB; `config` is a JSON object.
+    /// Configures the function with the default [`Options`], but rooms of 16 KiB; `config` is a
+    /// JSON object.
     ///
     /// # Errors
     /// What the function, or the reader of its configuration, says.
@@ -97,7 +99,8 @@ impl<H: Handler> Exchanging<H> {
         );
         let bytes = (BURST_AREA + options.rooms * room).next_multiple_of(WASM_PAGE);
         let memory = Chunk::zeroed(bytes);
-        // SAFETY: the memory is a window's; the harness touches it only between calls of the function.
+        // SAFETY: the memory is a window's; the harness touches it only between calls of the
+        // function.
         let window = unsafe { Window::new(memory.clone(), options.room_bytes) };
         let free = (BURST_AREA..BURST_AREA + options.rooms * room).step_by(room).rev();
         let free = free.map(|at| u32::try_from(at).expect("a window below 4 GiB")).collect();
@@ -162,7 +165,8 @@ impl<H: Handler> Exchanging<H> {
         memory.write(WALL, &wall.to_ne_bytes());
     }
 
-    /// Sets what upstreams answer to calls: a response, or a status of `resume` below 100. Without it they cannot be reached.
+    /// Sets what upstreams answer to calls: a response, or a status of `resume` below 100. Without
+    /// it they cannot be reached.
     pub fn on_call(
         &mut self,
         answer: impl FnMut(usize, &Message) -> Result<Message, u32> + 'static,
@@ -175,8 +179,9 @@ impl<H: Handler> Exchanging<H> {
         self.piece_bytes = bytes;
     }
 
-    /// From now on, what is asked for and not waited for is brought by [`Exchanging::bring_late`], or while an event waits, and not
-    /// dropped when its exchange ends: as a host does whose upstreams are slow.
+    /// From now on, what is asked for and not waited for is brought by [`Exchanging::bring_late`],
+    /// or while an event waits, and not dropped when its exchange ends: as a host does whose
+    /// upstreams are slow.
     pub fn set_late(&mut self, late: bool) {
         self.late = late;
     }
@@ -384,7 +389,8 @@ impl<H: Handler> Exchanging<H> {
         (word, (before + 1..=self.host.exchanges.tokens).collect())
     }
 
-    /// Brings what was asked for, until this exchange's event, which asked for `own`, has an outcome.
+    /// Brings what was asked for, until this exchange's event, which asked for `own`, has an
+    /// outcome.
     fn settle(&mut self, exchange: u32, word: u64, mut own: Vec<u32>) -> Word {
         let read =
             |word: u64| Word::decode(word).unwrap_or_else(|| panic!("{word:#x} is no outcome"));
@@ -572,8 +578,8 @@ impl<H: Handler> Exchanging<H> {
 }
 
 impl<F: MessageFunction> Exchanging<OfMessages<F>> {
-    /// Has a client send a request, `upstream` answer what comes through, and the client get the response. What
-    /// was reset is an empty message of status 0.
+    /// Has a client send a request, `upstream` answer what comes through, and the client get the
+    /// response. What was reset is an empty message of status 0.
     ///
     /// # Panics
     /// When the host would see a fault.

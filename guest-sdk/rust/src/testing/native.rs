@@ -9,21 +9,21 @@ use crate::function::{Function, read_config};
 use crate::memory::Chunk;
 use crate::{host, window::Window};
 
-/// A function over a window that somebody else lays out, fills and reads: what benchmarks compare Wasm
-/// with. A burst runs the same code as there, and nothing besides.
+/// A function over a window that somebody else lays out, fills and reads: what benchmarks compare
+/// Wasm with. A burst runs the same code as there, and nothing besides.
 ///
-/// All such functions of a thread share the thread's test host: their counters of one name are one, and
-/// nobody looks at what they send, log, or want to be called for.
+/// All such functions of a thread share the thread's test host: their counters of one name are one,
+/// and nobody looks at what they send, log, or want to be called for.
 pub struct Native<F> {
     function: F,
     burst: Burst,
 }
 
 impl<F: Function> Native<F> {
-    /// Configures a function over the window of `bytes` bytes at `window`, which must be laid out as
-    /// `wit/window.md` says, with rooms of [`Options::room_bytes`], and over the state region of
-    /// [`Options::state_bytes`] bytes at `state`; `config` is a JSON object. Of the other options, those that say
-    /// something of window or clock do not count.
+    /// Configures a function over the window of `bytes` bytes at `window`, which must be laid out
+    /// as `wit/window.md` says, with rooms of [`Options::room_bytes`], and over the state region of
+    /// [`Options::state_bytes`] bytes at `state`; `config` is a JSON object. Of the other options,
+    /// those that say something of window or clock do not count.
     ///
     /// # Errors
     /// What the function, or the reader of its configuration, says.
@@ -32,10 +32,10 @@ impl<F: Function> Native<F> {
     /// When `bytes` is no multiple of 65,536, or a room's size no power of two.
     ///
     /// # Safety
-    /// For as long as this lives, the bytes of both must be initialised, writable and in their place, and nobody else may
-    /// access the state region, which begins at a page. Whenever
-    /// [`Native::process`] is called, the first `count` descriptors must name bytes of the window, no
-    /// two in one room, and nobody else may access these or the burst area until it returns.
+    /// For as long as this lives, the bytes of both must be initialised, writable and in their
+    /// place, and nobody else may access the state region, which begins at a page. Whenever
+    /// [`Native::process`] is called, the first `count` descriptors must name bytes of the window,
+    /// no two in one room, and nobody else may access these or the burst area until it returns.
     pub unsafe fn new(
         window: NonNull<u8>,
         bytes: usize,

@@ -165,8 +165,8 @@ fn what_is_held_beyond_the_share_is_not_the_functions() {
     let frames: Vec<[u8; 2]> = (0..10).map(|n| [b'h', n]).collect();
     harness.run_burst(&frames);
     assert_eq!((harness.held(), harness.free_rooms()), (8, 24));
-    // The rooms of the last two are other packets' in the next burst. One of these can be held: another instance, which
-    // has the same share, let go of something meanwhile.
+    // The rooms of the last two are other packets' in the next burst. One of these can be held:
+    // another instance, which has the same share, let go of something meanwhile.
     harness.host.share += 1;
     harness.run_burst(&[b"h!", b"h?"]);
     assert_eq!((harness.held(), harness.free_rooms()), (9, 23));

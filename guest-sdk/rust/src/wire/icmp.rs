@@ -31,7 +31,8 @@ impl<T: AsRef<[u8]>> Icmpv4<T> {
         matches!(self.kind(), 3 | 4 | 5 | 11 | 12)
     }
 
-    /// True for echo, timestamp, information and address mask requests and replies, which have an identifier.
+    /// True for echo, timestamp, information and address mask requests and replies, which have an
+    /// identifier.
     #[must_use]
     pub fn is_query(&self) -> bool {
         matches!(self.kind(), 0 | 8 | 13..=18)

@@ -80,8 +80,8 @@ impl<T: AsRef<[u8]>> Ipv4<T> {
         checksum::internet(&self.0.as_ref()[..self.header_len()]) == 0
     }
 
-    /// The sum that TCP and UDP checksums of the payload begin with. Of UDP it has the datagram's own length (RFC 768), which may be less than the payload's
-    /// (RFC 9868).
+    /// The sum that TCP and UDP checksums of the payload begin with. Of UDP it has the datagram's
+    /// own length (RFC 768), which may be less than the payload's (RFC 9868).
     #[must_use]
     pub fn pseudo_header(&self) -> u64 {
         let payload = self.0.as_ref().get(self.header_len()..self.total_len().into());
@@ -110,8 +110,8 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Ipv4<T> {
         self.set_checksum(checksum::internet(header));
     }
 
-    /// Takes one hop away and adjusts the checksum; false when none is left, and nothing is changed.
-    /// A router answers then (RFC 1812, section 5.3.1).
+    /// Takes one hop away and adjusts the checksum; false when none is left, and nothing is
+    /// changed. A router answers then (RFC 1812, section 5.3.1).
     #[inline]
     pub fn decrement_ttl(&mut self) -> bool {
         let ttl = self.ttl();

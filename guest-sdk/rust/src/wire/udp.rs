@@ -26,8 +26,8 @@ impl<T: AsRef<[u8]>> Udp<T> {
         fits("Udp", self.length().into(), self.0.as_ref().len())
     }
 
-    /// True when the checksum is right for this pseudo header, or there is none: over IPv6 such a datagram is to be discarded (RFC 8200, section 8.1), which
-    /// the caller has to see to.
+    /// True when the checksum is right for this pseudo header, or there is none: over IPv6 such a
+    /// datagram is to be discarded (RFC 8200, section 8.1), which the caller has to see to.
     #[must_use]
     pub fn verify_checksum(&self, pseudo: u64) -> bool {
         let datagram = &self.0.as_ref()[..self.length().into()];

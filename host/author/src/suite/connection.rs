@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Deserializer, de};
 use weir_spec::Invalid;
 
-/// A connection: what its two sides send, one step after the other. Behind the last step the client ends it, and then the upstream;
-/// until then it has to be open unless a step says that it ends.
+/// A connection: what its two sides send, one step after the other. Behind the last step the client
+/// ends it, and then the upstream; until then it has to be open unless a step says that it ends.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Connection {
@@ -28,7 +28,8 @@ pub struct Step {
     pub client: Option<Octets>,
     /// What the upstream sends.
     pub upstream: Option<Octets>,
-    /// What the other side gets of it: these bytes, or `false` for nothing. Without it: what was sent.
+    /// What the other side gets of it: these bytes, or `false` for nothing. Without it: what was
+    /// sent.
     pub arrives: Option<Arrives>,
     /// Whether the function ends the connection then: both sides see its end.
     #[serde(default)]

@@ -1,4 +1,5 @@
-//! What the log says of requests that were to change something: as much as is needed to know who did what, and not as much as a tenant likes.
+//! What the log says of requests that were to change something: as much as is needed to know who
+//! did what, and not as much as a tenant likes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

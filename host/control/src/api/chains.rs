@@ -48,8 +48,8 @@ pub(super) async fn show(
     api.show_tagged(&caller, shown).await
 }
 
-/// Deploys a chain, or changes the one of that name while traffic flows. When it is refused, what ran before runs
-/// on.
+/// Deploys a chain, or changes the one of that name while traffic flows. When it is refused, what
+/// ran before runs on.
 #[utoipa::path(put, path = "/v1/chains/{name}", tag = "chains", operation_id = "apply_chain",
     params(("name" = Name, Path, description = "The chain."), OfTenant, extract::Conditions), request_body = Chain,
     responses(
@@ -89,7 +89,8 @@ pub(super) async fn apply(
     Ok((status, extract::etag(Some(&applied.tag)), Json(applied)).into_response())
 }
 
-/// Follows packets through a chain while it runs: which functions saw them, what each decided, and what it changed.
+/// Follows packets through a chain while it runs: which functions saw them, what each decided, and
+/// what it changed.
 #[utoipa::path(post, path = "/v1/chains/{name}/trace", tag = "chains", operation_id = "trace_chain",
     params(("name" = Name, Path, description = "The chain."), OfTenant), request_body = TraceRequest,
     responses((status = 200, description = "As many as came in time.", body = ChainTrace)))]
@@ -109,7 +110,8 @@ pub(super) async fn trace(
     trace.await.map(Json)
 }
 
-/// Copies packets of a chain while it runs, until the client goes: those that come to it and leave it, or to and from one of its functions.
+/// Copies packets of a chain while it runs, until the client goes: those that come to it and leave
+/// it, or to and from one of its functions.
 #[utoipa::path(post, path = "/v1/chains/{name}/tap", tag = "chains", operation_id = "tap_chain",
     params(("name" = Name, Path, description = "The chain."), OfTenant), request_body = TapRequest,
     responses((status = 200, description = "The packets, as they come.", content(

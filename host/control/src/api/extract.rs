@@ -39,7 +39,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 const JSON: &str = "application/json";
 const TOML: &str = "application/toml";
 
-/// A large body. What it says is found out on a thread that may block; whoever sends it has a place by then.
+/// A large body. What it says is found out on a thread that may block; whoever sends it has a place
+/// by then.
 pub(super) struct File {
     toml: bool,
     bytes: Bytes,
@@ -168,8 +169,8 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
     Ok(Condition { matches, is_new })
 }
 
-/// Those of a list of tags (RFC 9110 section 8.8.3), in their quotes, that can match: a weak one (`W/"..."`) never does (section 13.1.1).
-/// None: it is no list of tags.
+/// Those of a list of tags (RFC 9110 section 8.8.3), in their quotes, that can match: a weak one
+/// (`W/"..."`) never does (section 13.1.1). None: it is no list of tags.
 fn strong_tags(list: &[u8]) -> Option<Vec<String>> {
     let mut tags = Vec::new();
     let mut rest = list.trim_ascii();

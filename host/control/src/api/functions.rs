@@ -145,8 +145,9 @@ pub(super) struct PushQuery {
 }
 
 /// Uploads a version: a component, or a core module that carries its component type. Its manifest
-/// (`function.toml`) is the custom section `weir:manifest`; the last one counts. The same content again is the same
-/// version again; chains that do not run because it was damaged on the disk are deployed.
+/// (`function.toml`) is the custom section `weir:manifest`; the last one counts. The same content
+/// again is the same version again; chains that do not run because it was damaged on the disk are
+/// deployed.
 #[utoipa::path(post, path = "/v1/functions/{name}/versions", tag = "functions", operation_id = "push_version",
     params(("name" = Name, Path, description = "The function; it is made if it is new."), PushQuery),
     request_body(description = "The Wasm.", content(
@@ -185,7 +186,8 @@ pub struct SwapRequest {
     /// The version that shall run.
     #[schema(value_type = VersionSchema)]
     pub to: Version,
-    /// Give it only this share of the flows, in percent, until the swap is asked for again without this.
+    /// Give it only this share of the flows, in percent, until the swap is asked for again without
+    /// this.
     #[serde(default, deserialize_with = "percent")]
     #[schema(minimum = 1, maximum = 99)]
     pub canary: Option<u8>,
@@ -243,8 +245,9 @@ pub(super) async fn swap(
 pub(super) struct RollbackQuery {
     /// Whose function it is.
     tenant: Option<Name>,
-    /// The version to go back from. When neither it is being tried, nor runs while none is, nothing changes (409): so a rollback that is asked
-    /// for twice, or too late, does not go back from another version.
+    /// The version to go back from. When neither it is being tried, nor runs while none is, nothing
+    /// changes (409): so a rollback that is asked for twice, or too late, does not go back from
+    /// another version.
     #[param(value_type = Option<VersionSchema>)]
     from: Option<Version>,
 }

@@ -141,7 +141,8 @@ async fn of_a_known_tenant(State(api): State<Api>, request: Request, next: Next)
     }
 }
 
-/// Whether there is the tenant that an administrator asks for. Whoever has one may not know which others there are.
+/// Whether there is the tenant that an administrator asks for. Whoever has one may not know which
+/// others there are.
 fn known(api: &Api, caller: &Caller, uri: &Uri) -> Result<(), ControlError> {
     #[derive(Deserialize)]
     struct Asked {
@@ -175,8 +176,9 @@ async fn in_time(State(api): State<Api>, request: Request, next: Next) -> Respon
     }
 }
 
-/// Takes in what a client still sends when its request is refused before it was read: otherwise the connection
-/// is closed under it, and it sees that instead of our answer. Who asks first (`Expect: 100-continue`) sends nothing.
+/// Takes in what a client still sends when its request is refused before it was read: otherwise the
+/// connection is closed under it, and it sees that instead of our answer. Who asks first (`Expect:
+/// 100-continue`) sends nothing.
 async fn linger(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
         return next.run(request).await;

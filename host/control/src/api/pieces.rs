@@ -1,5 +1,5 @@
-//! Large answers, which have their tenant's place until the client has taken them. One that takes nothing for a while loses it, and its
-//! connection.
+//! Large answers, which have their tenant's place until the client has taken them. One that takes
+//! nothing for a while loses it, and its connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! How much of what the API has a tenant may take at the same time, so that others get some. Who may look at everything counts as a tenant, an
-//! administrator not.
+//! How much of what the API has a tenant may take at the same time, so that others get some. Who
+//! may look at everything counts as a tenant, an administrator not.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,20 +16,23 @@ use crate::control::by_tenant;
 
 /// Uploads that are read and compiled; further ones wait.
 const UPLOADS: usize = 2;
-/// Changes that have a thread, on which all but one may wait for their turn; further ones wait without.
+/// Changes that have a thread, on which all but one may wait for their turn; further ones wait
+/// without.
 const CHANGES: usize = 4;
 /// Bodies of more than [`LARGE`] that are read and looked through; further ones wait.
 const LARGE_BODIES: usize = 1;
-/// Mebibytes of such bodies of all tenants together: while one is looked through it takes a few times its length. Two of the largest.
+/// Mebibytes of such bodies of all tenants together: while one is looked through it takes a few
+/// times its length. Two of the largest.
 const LARGE_IN_ALL: u32 = 128;
-/// Mebibytes of uploads of all tenants together, which are in memory until they are compiled. Eight of the largest.
+/// Mebibytes of uploads of all tenants together, which are in memory until they are compiled. Eight
+/// of the largest.
 const UPLOADS_IN_ALL: u32 = 512;
 /// Bytes of a body that may be read beside others. What has no length yet may be any.
 const LARGE: u64 = 1 << 20;
 /// Traces, which have a thread as long as they last; further ones wait without.
 const TRACES: usize = 2;
-/// Requests of all kinds, those that wait for a place among them; further ones are refused. Each has one of the connections that there are
-/// for all.
+/// Requests of all kinds, those that wait for a place among them; further ones are refused. Each
+/// has one of the connections that there are for all.
 const REQUESTS: usize = 64;
 /// Logs that are read, of which the lines of faults may be looked up; further ones wait.
 const LOGS: usize = 1;

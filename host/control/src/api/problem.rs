@@ -22,8 +22,9 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// For programs: `not-found`, `conflict`, `invalid`, `refused`, `upload-refused`, `unauthorized`,
-    /// `forbidden`, `precondition`, `method`, `media-type`, `too-large`, `too-many`, `syntax`, `timeout`, `exhausted`, `starting`, `stopping`, `store-full`,
+    /// For programs: `not-found`, `conflict`, `invalid`, `refused`, `upload-refused`,
+    /// `unauthorized`, `forbidden`, `precondition`, `method`, `media-type`, `too-large`,
+    /// `too-many`, `syntax`, `timeout`, `exhausted`, `starting`, `stopping`, `store-full`,
     /// `internal`.
     pub code: String,
     /// For people: what was wrong, and what to do.
@@ -37,7 +38,8 @@ pub struct Problem {
     /// All that is wrong with an upload.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// What a tenant is told in place of `detail`, which says of the host what is none of its business.
+    /// What a tenant is told in place of `detail`, which says of the host what is none of its
+    /// business.
     #[serde(skip)]
     pub(super) public: Option<&'static str>,
 }

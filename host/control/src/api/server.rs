@@ -26,7 +26,8 @@ use super::stall::{Impatient, Sent};
 use super::strangers::{Stranger, Strangers};
 use super::{Api, Peer};
 
-/// Connections by TCP at the same time; others wait to be accepted. Those of [`Strangers`] are among them.
+/// Connections by TCP at the same time; others wait to be accepted. Those of [`Strangers`] are
+/// among them.
 const REMOTE_CONNECTIONS: usize = 512;
 /// The same for the Unix socket: whatever comes by TCP, the administrator gets in.
 const LOCAL_CONNECTIONS: usize = 128;
@@ -90,8 +91,8 @@ pub fn check_socket(path: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Makes the Unix socket: for its owner alone from its first moment on (mode 0600), as is its directory if there is none yet. A socket that a
-/// dead host left behind is replaced.
+/// Makes the Unix socket: for its owner alone from its first moment on (mode 0600), as is its
+/// directory if there is none yet. A socket that a dead host left behind is replaced.
 ///
 /// # Errors
 /// When a living host or something else is there, or the system says no.
@@ -324,7 +325,8 @@ mod tests {
     use super::*;
     use crate::api::pieces::Pieces;
 
-    /// A place that nobody gives back would be one less for all others of its tenant, and a connection one less for everybody.
+    /// A place that nobody gives back would be one less for all others of its tenant, and a
+    /// connection one less for everybody.
     #[tokio::test]
     async fn who_takes_nothing_of_an_answer_loses_its_place_and_its_connection() {
         let serve = async |place, limit| {
@@ -347,7 +349,8 @@ mod tests {
         assert!(ended.is_ok_and(|served| served.is_err()));
     }
 
-    /// Of an answer that ends the connection, as those to whoever has no token do, a little now and then is not enough.
+    /// Of an answer that ends the connection, as those to whoever has no token do, a little now and
+    /// then is not enough.
     #[tokio::test]
     async fn the_last_answer_has_a_time_in_all() {
         let close = [(hyper::header::CONNECTION, "close")];

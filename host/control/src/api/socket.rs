@@ -10,7 +10,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::server::{ServeError, directory_of, io_error, prepare};
 
-/// The right to have the socket: a lock on a file beside it (`NAME.lock`), which stays there. It is had until it is dropped.
+/// The right to have the socket: a lock on a file beside it (`NAME.lock`), which stays there. It is
+/// had until it is dropped.
 #[derive(Debug)]
 pub struct SocketLock {
     _file: File,
@@ -44,7 +45,8 @@ impl SocketLock {
     }
 }
 
-/// Where everybody may write, only the sticky bit keeps others from putting a socket of theirs in the place of ours.
+/// Where everybody may write, only the sticky bit keeps others from putting a socket of theirs in
+/// the place of ours.
 fn warn_of_others(socket: &Path) {
     let Some(directory) = directory_of(socket) else { return };
     if fs::metadata(directory).is_ok_and(|found| found.permissions().mode() & 0o1002 == 0o002) {
@@ -55,7 +57,8 @@ fn warn_of_others(socket: &Path) {
     }
 }
 
-/// Whether somebody listens at this socket. Who does not get round to it does so, too, and is not waited for.
+/// Whether somebody listens at this socket. Who does not get round to it does so, too, and is not
+/// waited for.
 pub(super) fn is_served(socket: &Path) -> io::Result<bool> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let ours = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

@@ -1,5 +1,5 @@
-//! How long a client may take nothing of an answer: its connection is one of those that there are for all. Streams may stand still for as long
-//! as they may go on.
+//! How long a client may take nothing of an answer: its connection is one of those that there are
+//! for all. Streams may stand still for as long as they may go on.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -25,7 +25,8 @@ enum Sending {
     /// An answer, of which something has to be taken now and then.
     #[default]
     Answer,
-    /// The connection's last one, all of which has to be taken in that time: it may be one of somebody without a token.
+    /// The connection's last one, all of which has to be taken in that time: it may be one of
+    /// somebody without a token.
     Last,
     /// A stream, until this ends.
     Stream(Pin<Box<dyn Future<Output = ()> + Send>>),
@@ -55,7 +56,8 @@ impl Sent {
     }
 }
 
-/// A connection that breaks when nothing of an answer is taken for so long, or of a stream when that has ended.
+/// A connection that breaks when nothing of an answer is taken for so long, or of a stream when
+/// that has ended.
 pub(super) struct Impatient<S> {
     stream: S,
     sent: Sent,

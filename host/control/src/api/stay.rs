@@ -8,7 +8,8 @@ use super::Api;
 use crate::auth::Caller;
 use crate::control::Control;
 
-/// See the module. As an extension of an answer it says that this is a stream, which its client may leave unread for that long.
+/// See the module. As an extension of an answer it says that this is a stream, which its client may
+/// leave unread for that long.
 #[derive(Clone)]
 pub(super) struct Stay {
     control: Arc<Control>,
@@ -26,7 +27,8 @@ impl Stay {
         Self { control, caller, tokens_changed, stopping }
     }
 
-    /// Whether nothing more is to be handed out. To be asked behind taking it: what is taken later may be another's.
+    /// Whether nothing more is to be handed out. To be asked behind taking it: what is taken later
+    /// may be another's.
     pub(super) fn is_over(&mut self) -> bool {
         let changed = self.tokens_changed.has_changed().unwrap_or(true);
         if changed {

@@ -18,8 +18,8 @@ use crate::steering::{Steered, SteeringEntry};
 /// Bytes of a body: as many rules as there can be, with everything in them that a rule can have.
 const BODY_MAX: usize = 64 << 20;
 
-/// Lists which packets go where: the rules, in the order in which they are compared, and then what follows from chains'
-/// `from`, `to` and `symmetric` for packets that no rule means.
+/// Lists which packets go where: the rules, in the order in which they are compared, and then what
+/// follows from chains' `from`, `to` and `symmetric` for packets that no rule means.
 #[utoipa::path(get, path = "/v1/steering", tag = "steering", operation_id = "list_steering", params(OfTenant),
     responses((status = 200, description = "The rules.", body = List<SteeringEntry>,
         headers(("etag" = String, description = "Names the tenant's rules, for `If-Match`; of no rules, and of those of all tenants, there is none.")))))]
@@ -36,8 +36,9 @@ pub(super) async fn list(
     api.show_tagged(&caller, shown).await
 }
 
-/// Replaces all rules of a tenant, while traffic flows: a packet sees those before or these, never some of each. When
-/// it is refused, those before are still in force. TOML, as files have it, may be up to a mebibyte.
+/// Replaces all rules of a tenant, while traffic flows: a packet sees those before or these, never
+/// some of each. When it is refused, those before are still in force. TOML, as files have it, may
+/// be up to a mebibyte.
 #[utoipa::path(put, path = "/v1/steering", tag = "steering", operation_id = "apply_steering", params(OfTenant, Conditions),
     request_body(content((Steering = "application/json"), (String = "application/toml"))),
     responses((status = 200, description = "They are in force.", body = Steered,

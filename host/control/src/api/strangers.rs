@@ -1,5 +1,6 @@
-//! Connections by TCP whose clients have shown no token yet. Whoever wants can have some, so they have few places, and nobody is kept out by
-//! them: who comes when all are taken has the one of whoever has been there longest. A client with a token shows it with its first request.
+//! Connections by TCP whose clients have shown no token yet. Whoever wants can have some, so they
+//! have few places, and nobody is kept out by them: who comes when all are taken has the one of
+//! whoever has been there longest. A client with a token shows it with its first request.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -211,8 +211,8 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether the host is ready: for whoever sends traffic to it. It is when the chains that it had are deployed again, or are not waited for
-/// any longer, until it is told to stop.
+/// Whether the host is ready: for whoever sends traffic to it. It is when the chains that it had
+/// are deployed again, or are not waited for any longer, until it is told to stop.
 #[utoipa::path(get, path = "/readyz", tag = "host", operation_id = "readyz", security(()),
     responses(
         (status = 200, description = "It is.", body = String, content_type = "text/plain"),

@@ -14,7 +14,8 @@ use crate::engine::Tap;
 /// How often it is looked for packets.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A tap that somebody reads. Ending it waits for workers, so that is not done on the API's threads.
+/// A tap that somebody reads. Ending it waits for workers, so that is not done on the API's
+/// threads.
 struct Open(Option<Box<dyn Tap>>);
 
 impl Drop for Open {
@@ -26,8 +27,8 @@ impl Drop for Open {
     }
 }
 
-/// What a tap takes, until it has ended, the client goes or may not have it any more, or the host stops. While a client takes nothing, nothing is taken: then packets
-/// are lost, and counted.
+/// What a tap takes, until it has ended, the client goes or may not have it any more, or the host
+/// stops. While a client takes nothing, nothing is taken: then packets are lost, and counted.
 pub(super) fn body(tap: Box<dyn Tap>, place: [Place; 2], stay: Stay) -> Body {
     let open = (Open(Some(tap)), place, stay);
     Body::from_stream(stream::unfold(open, async |(mut open, place, mut stay)| {

@@ -69,7 +69,8 @@ pub(super) async fn put(
     Ok((status, Json(tenant)).into_response())
 }
 
-/// Removes a tenant that has no functions and chains any more, and its tokens. For the administrator.
+/// Removes a tenant that has no functions and chains any more, and its tokens. For the
+/// administrator.
 #[utoipa::path(delete, path = "/v1/tenants/{tenant}", tag = "tenants", operation_id = "remove_tenant",
     params(("tenant" = Name, Path, description = "The tenant.")),
     responses((status = 204, description = "It is gone.")))]
@@ -83,7 +84,8 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lists a tenant's tokens that were made here. For the administrator, and for viewers of all tenants.
+/// Lists a tenant's tokens that were made here. For the administrator, and for viewers of all
+/// tenants.
 #[utoipa::path(get, path = "/v1/tenants/{tenant}/tokens", tag = "tenants", operation_id = "list_tokens",
     params(("tenant" = Name, Path, description = "The tenant.")),
     responses((status = 200, description = "The tokens, without their text.", body = List<TokenView>)))]

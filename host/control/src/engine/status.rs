@@ -19,7 +19,8 @@ pub struct EngineStatus {
     pub listeners: Vec<ListenerStatus>,
     /// Chains that are deployed.
     pub chains: Vec<ChainStatus>,
-    /// How the gateway and the processes of chains of messages reach each other, if there are such processes. For the administrator.
+    /// How the gateway and the processes of chains of messages reach each other, if there are such
+    /// processes. For the administrator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<CarrierStatus>,
 }
@@ -66,7 +67,8 @@ pub struct ListenerStatus {
     pub retries_denied: u64,
     /// Connections whose bytes the kernel passes on by itself.
     pub spliced: u64,
-    /// Requests and connections that were not written to its log: the disk did not keep up, or had no room.
+    /// Requests and connections that were not written to its log: the disk did not keep up, or had
+    /// no room.
     #[serde(default)]
     pub log_lost: u64,
     /// What went wrong, by reason.
@@ -87,8 +89,8 @@ pub struct ListenerStatus {
     /// When what its other files say runs out, and what those of its upstreams say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileStatus>,
-    /// What the configuration gives it and it does not have, and why: a file of certificates, for instance, that was read again and is no
-    /// good, so that what it said before is in force.
+    /// What the configuration gives it and it does not have, and why: a file of certificates, for
+    /// instance, that was read again and is no good, so that what it said before is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_taken: Vec<String>,
 }
@@ -110,7 +112,8 @@ pub struct FileStatus {
     /// The upstream that has it; none: the listener itself, for its clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
-    /// When the first of what it says does, in seconds since 1970. Of `revoked`: when a newer list should be there.
+    /// When the first of what it says does, in seconds since 1970. Of `revoked`: when a newer list
+    /// should be there.
     pub expires: u64,
 }
 
@@ -189,8 +192,9 @@ pub struct RuleStatus {
 pub struct RulePlace {
     /// The port.
     pub port: Name,
-    /// `software`: on the worker; `xdp`: in the interface's XDP program; `rte_flow`: in the device that DPDK drives;
-    /// `vf-mac`: by the NIC's switch, which brings packets with the rule's address to the port.
+    /// `software`: on the worker; `xdp`: in the interface's XDP program; `rte_flow`: in the device
+    /// that DPDK drives; `vf-mac`: by the NIC's switch, which brings packets with the rule's
+    /// address to the port.
     pub at: String,
     /// Why it is in software, if the device before the port could do such things.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,13 +230,15 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_dropped: u64,
-    /// Packets that the port's way to the kernel's stack was given: by functions, and by steering rules that no chain counts.
+    /// Packets that the port's way to the kernel's stack was given: by functions, and by steering
+    /// rules that no chain counts.
     #[serde(default)]
     pub to_kernel_packets: u64,
     /// Packets that came from there.
     #[serde(default)]
     pub from_kernel_packets: u64,
-    /// What is worth knowing of what came in, and is no drop: `truncated`, `bad-checksum`, `waits-for-buffer`, `error`.
+    /// What is worth knowing of what came in, and is no drop: `truncated`, `bad-checksum`,
+    /// `waits-for-buffer`, `error`.
     #[serde(default)]
     pub rx_notes: BTreeMap<String, u64>,
     /// Both kinds of drops, by direction and reason: `rx-too-large`, `tx-full`, ...
@@ -247,7 +253,8 @@ pub struct PortStatus {
     /// Why it is down; none: it is not, as far as the host knows.
     #[serde(default)]
     pub problem: Option<String>,
-    /// Buffers of the chain's pool that wait in the device's rings for packets to come: they are not free, and hold none.
+    /// Buffers of the chain's pool that wait in the device's rings for packets to come: they are
+    /// not free, and hold none.
     #[serde(default)]
     pub ring_buffers: u32,
     /// Its queues if a chain has it on several workers: the counts above are their sums.
@@ -262,7 +269,8 @@ pub struct QueueStatus {
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,
-    /// Packets among those received that were handed over to another worker, whose flows they belong to.
+    /// Packets among those received that were handed over to another worker, whose flows they
+    /// belong to.
     pub handed_over: u64,
     /// Packets taken over from other workers.
     pub taken_over: u64,
@@ -386,7 +394,8 @@ pub struct InstanceStatus {
     pub reused: u64,
 }
 
-/// Calls of a function that were timed: one burst of some hundreds, and ten a second where there are few.
+/// Calls of a function that were timed: one burst of some hundreds, and ten a second where there
+/// are few.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Sample {
@@ -394,7 +403,8 @@ pub struct Sample {
     pub calls: u64,
     /// Packets that it was given in them.
     pub packets: u64,
-    /// How long they took, in nanoseconds of time. The way from the host to the function and back is in it.
+    /// How long they took, in nanoseconds of time. The way from the host to the function and back
+    /// is in it.
     pub nanoseconds: u64,
 }
 
@@ -418,7 +428,8 @@ pub struct PoolStatus {
     pub total: u32,
     /// Those in no use.
     pub free: u32,
-    /// Those that hold a packet, or wait in the rings of ports for one ([`PortStatus::ring_buffers`]).
+    /// Those that hold a packet, or wait in the rings of ports for one
+    /// ([`PortStatus::ring_buffers`]).
     pub out: u32,
 }
 

@@ -64,8 +64,8 @@ impl Control {
         Ok(tally.report)
     }
 
-    /// Tries the same version otherwise: another share of the flows, which keeps what the canary had; or copies
-    /// instead of flows and the other way round, which starts anew.
+    /// Tries the same version otherwise: another share of the flows, which keeps what the canary
+    /// had; or copies instead of flows and the other way round, which starts anew.
     pub(super) fn change_trial(
         &self,
         state: &State,
@@ -115,7 +115,8 @@ impl Control {
         Ok(())
     }
 
-    /// Ends the canaries of other functions on the data plane: a function that they are beside goes back.
+    /// Ends the canaries of other functions on the data plane: a function that they are beside goes
+    /// back.
     pub(super) fn end_canaries(&self, state: &State, beside: &BTreeMap<FunctionId, Trial>) {
         for other in beside.keys() {
             self.end_trials(state, &self.places(state, other));
@@ -150,7 +151,8 @@ impl Control {
         Ok(())
     }
 
-    /// A trial is over that could not be had otherwise, for this reason. Where that cannot be written, it goes on as the store says.
+    /// A trial is over that could not be had otherwise, for this reason. Where that cannot be
+    /// written, it goes on as the store says.
     fn give_up(&self, id: &FunctionId, places: &[Place], version: &Version, why: &ControlError) {
         match self.store.change(|state| forget_trial(state, id)) {
             Ok(()) => self.trial_ended(id, version, &why.to_string()),
@@ -173,7 +175,8 @@ impl Control {
         self.events.emit(EventKind::TrialStarted, Some(&id.tenant), id.name.as_str(), message);
     }
 
-    /// Makes the version on trial the running one: a canary's instances stay, a shadow's are made anew.
+    /// Makes the version on trial the running one: a canary's instances stay, a shadow's are made
+    /// anew.
     pub(super) fn end_with(
         &self,
         state: &State,
@@ -214,8 +217,9 @@ impl Control {
         }
     }
 
-    /// Goes on with what the store says is being tried of one of a chain's functions. Where that cannot be, it is over everywhere: the store
-    /// says of no version that it is being tried which is not.
+    /// Goes on with what the store says is being tried of one of a chain's functions. Where that
+    /// cannot be, it is over everywhere: the store says of no version that it is being tried which
+    /// is not.
     pub(crate) fn restore_trial(&self, chain: &ChainId, index: usize) {
         // What an earlier place refused is over.
         let state = self.store.state();

@@ -122,8 +122,8 @@ impl Control {
         }
     }
 
-    /// Has a fault looked at when its tenant's turn comes, by a thread that the tenant has as long as there are some: others' faults do not
-    /// wait for that.
+    /// Has a fault looked at when its tenant's turn comes, by a thread that the tenant has as long
+    /// as there are some: others' faults do not wait for that.
     fn look_at(self: &Arc<Self>, faulted: Faulted) {
         let known = self.unwritten().iter().any(|(_, other)| *other == faulted);
         if !known && let Some(tenant) = self.line_up(Instant::now(), faulted) {
@@ -142,7 +142,8 @@ impl Control {
         tenants.into_iter().for_each(|tenant| self.have_looked(tenant));
     }
 
-    /// Puts a fault behind what waits of its tenant's; the answer is the tenant if nobody looks at that yet.
+    /// Puts a fault behind what waits of its tenant's; the answer is the tenant if nobody looks at
+    /// that yet.
     fn line_up(&self, then: Instant, faulted: Faulted) -> Option<Name> {
         let tenant = faulted.chain.tenant.clone();
         let mut faults = self.faults();
@@ -230,7 +231,8 @@ impl Control {
         true
     }
 
-    /// Brings the version before back where a fault that was told then calls for it, or ends the trial. The tenant's turn is taken.
+    /// Brings the version before back where a fault that was told then calls for it, or ends the
+    /// trial. The tenant's turn is taken.
     fn faulted(self: &Arc<Self>, faulted: &Faulted, then: Instant) {
         let Faulted { chain, function, version, why, told } = faulted;
         let version = version.as_ref();
@@ -270,7 +272,8 @@ impl Control {
     }
 }
 
-/// Waits so long, and until the store takes changes, and has that looked at again which it did not take.
+/// Waits so long, and until the store takes changes, and has that looked at again which it did not
+/// take.
 fn wait_for_store(control: &Weak<Control>, mut wait: Duration) {
     loop {
         std::thread::sleep(wait);

@@ -1,5 +1,5 @@
-//! Wasm in files named by the SHA-256 of their content. A file is there whole or not at all: it is written
-//! under another name, fsynced, renamed, and the directory is fsynced.
+//! Wasm in files named by the SHA-256 of their content. A file is there whole or not at all: it is
+//! written under another name, fsynced, renamed, and the directory is fsynced.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -84,8 +84,8 @@ impl Blobs {
         Ok(fs::read_dir(&self.directory).map_err(io())?.next().is_none())
     }
 
-    /// Removes content that nothing refers to any more. What cannot be removed now is removed by the next
-    /// [`Self::sweep`].
+    /// Removes content that nothing refers to any more. What cannot be removed now is removed by
+    /// the next [`Self::sweep`].
     pub(super) fn remove(&self, digest: &str) {
         if let Err(error) = fs::remove_file(self.path(digest)) {
             tracing::warn!(digest, "cannot remove Wasm that is not used any more: {error}");

@@ -68,7 +68,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What a tenant is told of it, which needs to know neither where the store is nor how full its disk; none: all.
+    /// What a tenant is told of it, which needs to know neither where the store is nor how full its
+    /// disk; none: all.
     pub(crate) fn public(&self) -> Option<&'static str> {
         match self {
             Self::Blob(_) => None,

@@ -71,8 +71,8 @@ pub struct FunctionRecord {
 }
 
 impl FunctionRecord {
-    /// The version that a chain gets which does not say: the newest that was not withdrawn and is not being tried, and a
-    /// pre-release only when there is nothing else.
+    /// The version that a chain gets which does not say: the newest that was not withdrawn and is
+    /// not being tried, and a pre-release only when there is nothing else.
     #[must_use]
     pub fn newest(&self) -> Option<&Version> {
         let tried = self.trial.as_ref().map(|trial| &trial.version);

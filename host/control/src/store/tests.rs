@@ -169,8 +169,9 @@ fn a_store_of_an_older_version_is_read_and_becomes_one_of_ours() {
     assert!(matches!(error, StoreError::Format { found: 4, known: 3 }), "{error:?}");
 }
 
-/// What records consist of, without the words about it. When that is another, older versions of Weir may not be able to read what is
-/// written: then [`FORMAT`] is to be raised; in any case the hash here is to be replaced.
+/// What records consist of, without the words about it. When that is another, older versions of
+/// Weir may not be able to read what is written: then [`FORMAT`] is to be raised; in any case the
+/// hash here is to be replaced.
 #[test]
 fn records_are_what_the_format_says() {
     use serde_json::Value;
@@ -325,7 +326,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Somebody else fills the disk between the look at it and the write: the database's own write fails.
+/// Somebody else fills the disk between the look at it and the write: the database's own write
+/// fails.
 #[test]
 fn a_failed_write_of_the_database_is_recovered_from() {
     let disk = SmallDisk::new();

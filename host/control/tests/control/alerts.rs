@@ -1,4 +1,5 @@
-//! The alerting rules that come with Weir: of metrics and labels that there are. One that is mistyped never fires, and nobody notices.
+//! The alerting rules that come with Weir: of metrics and labels that there are. One that is
+//! mistyped never fires, and nobody notices.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Every route, asked by everybody: nobody gets at what is not theirs, and what is refused has changed nothing.
+//! Every route, asked by everybody: nobody gets at what is not theirs, and what is refused has
+//! changed nothing.
 
 use std::collections::BTreeSet;
 
@@ -206,7 +207,8 @@ async fn every_route_lets_in_whom_it_may_and_nobody_else() {
     }
     assert_eq!(everything(&host).await, before);
     assert_eq!(host.engine.calls(), Vec::<String>::new());
-    // Who is let in gets an answer: each on a host of its own, because some take away what others ask for.
+    // Who is let in gets an answer: each on a host of its own, because some take away what others
+    // ask for.
     for (method, path, needs) in ROUTES {
         for who in EVERYBODY.into_iter().filter(|who| who.refusal(needs).is_none()) {
             let host = self::host().await;
@@ -218,7 +220,8 @@ async fn every_route_lets_in_whom_it_may_and_nobody_else() {
     }
 }
 
-/// It is what Prometheus and screens on walls have: whoever finds it there changes nothing, and gets at nothing that lets in.
+/// It is what Prometheus and screens on walls have: whoever finds it there changes nothing, and
+/// gets at nothing that lets in.
 #[tokio::test]
 async fn a_viewer_of_all_tenants_sees_what_the_administrator_sees_but_secrets() {
     let host = host().await;

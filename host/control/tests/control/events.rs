@@ -41,7 +41,8 @@ fn who_missed_some_is_told_so() {
         assert_eq!(lost(tenant, 1007), None);
     }
     assert_eq!(lost(Some(&quiet), 1001), None);
-    // Who begins asks for what there is; who has seen some of a start before is told what is missing of this one.
+    // Who begins asks for what there is; who has seen some of a start before is told what is
+    // missing of this one.
     assert_eq!((lost(None, 0), lost(None, 999), lost(None, 7)), (None, Some(1007), Some(1007)));
     assert_eq!(lost(Some(&quiet), 7), None);
     let past = events.after(None, 7);

@@ -1,4 +1,5 @@
-//! The control plane over a data plane that only notes what it is asked to do, one part of it to a module.
+//! The control plane over a data plane that only notes what it is asked to do, one part of it to a
+//! module.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

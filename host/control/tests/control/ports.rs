@@ -1,4 +1,5 @@
-//! Chains whose ports are down wait, and come with them; those that lack something else of the machine are tried again.
+//! Chains whose ports are down wait, and come with them; those that lack something else of the
+//! machine are tried again.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,8 @@ async fn a_chain_waits_for_its_port_and_is_deployed_when_that_is_there() {
     host.engine.fail("deploy default/a", no_port());
     back(&host, "out");
     fails_with(&host, "a", waits("is down: it has no link")).await;
-    // What goes wrong at the port only then does not keep the chain from coming with it the next time.
+    // What goes wrong at the port only then does not keep the chain from coming with it the next
+    // time.
     host.engine.fail("deploy default/a", EngineError::Refused("it went once more".into()));
     back(&host, "out");
     fails_with(&host, "a", json!("it went once more")).await;

@@ -1,5 +1,5 @@
-//! Rolling out versions: what the data plane is asked, in which order, and what is remembered, when all goes well
-//! and when something fails at any point.
+//! Rolling out versions: what the data plane is asked, in which order, and what is remembered, when
+//! all goes well and when something fails at any point.
 
 use axum::http::StatusCode;
 use serde_json::json;
@@ -160,7 +160,8 @@ async fn a_fault_in_the_first_seconds_brings_the_old_version_back_everywhere() {
     let function = host.ask("GET", "/v1/functions/f", None).await.json();
     assert_eq!(function["versions"][1]["withdrawn"], "it faulted (trap)");
     assert_eq!(function["newest"], "1.0.0");
-    // A chain that asks for the newest does not get the version that failed, until it is asked for by name.
+    // A chain that asks for the newest does not get the version that failed, until it is asked for
+    // by name.
     let newest = json!({"name": "d", "function": [{"use": "f"}]});
     host.ask("PUT", "/v1/chains/d", Some(newest)).await;
     assert_eq!(host.engine.calls(), ["deploy default/d f@1.0.0"]);
@@ -464,7 +465,8 @@ async fn a_rollback_of_a_trial_reports_where_it_was() {
     assert_eq!(message, "the trial of version 2.0.0 of function f is over: it was rolled back");
 }
 
-/// A trial that the store has, and the data plane does not: nothing could be done with it but to end it, after each start anew.
+/// A trial that the store has, and the data plane does not: nothing could be done with it but to
+/// end it, after each start anew.
 #[tokio::test]
 async fn a_trial_that_cannot_go_on_is_over() {
     let host = Host::new();
@@ -500,7 +502,8 @@ async fn a_trial_that_cannot_go_on_is_over() {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
 }
 
-/// The data plane went back while the chain was applied, and then was put back to what the store says, which is what it went back from.
+/// The data plane went back while the chain was applied, and then was put back to what the store
+/// says, which is what it went back from.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_went_back_while_it_was_applied_goes_back_again() {
     for lost in [true, false] {
@@ -678,7 +681,8 @@ async fn an_apply_that_took_the_chain_down_puts_it_back() {
     assert_eq!(host.running().await, ["a=1.0.0"]);
     let failed = async || host.ask("GET", "/v1/chains/a", None).await.json()["failed"].take();
     assert_eq!(failed().await, json!(null));
-    // A chain that could not be put back, or was taken down without a word, is not said to run; until it does.
+    // A chain that could not be put back, or was taken down without a word, is not said to run;
+    // until it does.
     let down = EngineError::Exhausted("writing the capture failed".into());
     host.engine.fail("undeploy default/a", down);
     host.ask("DELETE", "/v1/chains/a", None).await.problem(503);
@@ -709,12 +713,14 @@ async fn a_canary_is_for_the_chain_as_it_was_when_it_began() {
     let canary = json!({"to": "2.0.0", "canary": 7});
     host.ask("POST", "/v1/functions/h/swap", Some(canary)).await;
     host.engine.calls();
-    // Nobody replaces another function beside it; it can still be made the running version, or be ended.
+    // Nobody replaces another function beside it; it can still be made the running version, or be
+    // ended.
     let (_, detail) = host.ask("POST", swap_g, Some(json!({"to": "1.0.0"}))).await.problem(409);
     assert!(detail.starts_with("version 2.0.0 of function f is a canary in a chain"), "{detail}");
     assert!(host.engine.calls().is_empty());
-    // What goes back does so nevertheless, and the canary is over; its version is as good as before. When nothing goes back
-    // after all, the canary goes on; and one beside which nothing does is not touched.
+    // What goes back does so nevertheless, and the canary is over; its version is as good as
+    // before. When nothing goes back after all, the canary goes on; and one beside which nothing
+    // does is not touched.
     let rollback_g = "/v1/functions/g/rollback";
     host.engine.fail("swap_back default/a", EngineError::Refused("no".into()));
     host.ask("POST", rollback_g, None).await.problem(422);

@@ -153,7 +153,8 @@ async fn a_dead_hosts_socket_is_replaced_and_other_files_are_not() {
     assert!(matches!(bind_unix(&long), Err(ServeError::TooLong(_))));
 }
 
-/// A host that hangs, with a full queue of connections, is one that lives: it is told at once that it has the socket.
+/// A host that hangs, with a full queue of connections, is one that lives: it is told at once that
+/// it has the socket.
 #[test]
 fn a_socket_whose_host_hangs_is_in_use() {
     let directory = tempfile::tempdir().unwrap();
@@ -255,7 +256,8 @@ async fn a_refusal_reaches_whoever_is_still_sending() {
     serving.await.unwrap();
 }
 
-/// A stream that its client does not read ends with its token, and with the host: what it has could not be had again.
+/// A stream that its client does not read ends with its token, and with the host: what it has could
+/// not be had again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_nobody_reads_ends() {
     let host = Host::new();

@@ -1,5 +1,5 @@
-//! The store's disk is full: a clear refusal, nothing that was accepted is lost, and when there is room again
-//! it goes on. The disk is a tmpfs of a few megabytes; mounting it needs root.
+//! The store's disk is full: a clear refusal, nothing that was accepted is lost, and when there is
+//! room again it goes on. The disk is a tmpfs of a few megabytes; mounting it needs root.
 
 use std::fs;
 use std::path::Path;
@@ -206,7 +206,8 @@ async fn a_full_disk_leaves_the_data_plane_alone_and_what_frees_room_is_done() {
     assert_eq!(host.running().await, ["b=1.0.0"]);
 }
 
-/// Somebody else fills the disk while the data plane is asked: it is put back to what the store says.
+/// Somebody else fills the disk while the data plane is asked: it is put back to what the store
+/// says.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_plane_is_put_back_when_nothing_can_be_written() {
     let disk = Disk::new("16m");
@@ -269,8 +270,9 @@ impl Drop for NoWrites {
     }
 }
 
-/// The disk takes no writes any more, which nobody sees before the data plane has changed. Whoever asked for a change has what was before;
-/// a version that faulted is out of the way at once, and in the store as soon as that can be.
+/// The disk takes no writes any more, which nobody sees before the data plane has changed. Whoever
+/// asked for a change has what was before; a version that faulted is out of the way at once, and in
+/// the store as soon as that can be.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_written_goes_on_or_is_done_later() {
     // In a process of its own, that is not ended by the signal that comes with the limit.

@@ -1,4 +1,5 @@
-//! What one tenant does keeps no other from anything: requests that block, uploads, streams, chains that are slow to come back, faults.
+//! What one tenant does keeps no other from anything: requests that block, uploads, streams, chains
+//! that are slow to come back, faults.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -420,7 +421,8 @@ async fn a_host_that_stops_takes_no_changes_and_deploys_nothing_more() {
     assert_eq!(host.engine.calls(), Vec::<String>::new());
 }
 
-/// Listeners of both tenants change: while the host waits for one, what the other changes does not wait for it.
+/// Listeners of both tenants change: while the host waits for one, what the other changes does not
+/// wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_that_wait_for_one_tenant_hold_up_no_other() {
     let host = host().await;

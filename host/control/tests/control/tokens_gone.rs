@@ -1,4 +1,5 @@
-//! What a token that was taken away had begun: it is not done, and least of all in a tenant that has the name next.
+//! What a token that was taken away had begun: it is not done, and least of all in a tenant that
+//! has the name next.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Frames whose checksums no device has verified, by a port that has them verified, and frames whose checksums no device can fill in: a
-//! capture knows nothing of checksums.
+//! Frames whose checksums no device has verified, by a port that has them verified, and frames
+//! whose checksums no device can fill in: a capture knows nothing of checksums.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -134,7 +134,8 @@ fn what_no_device_can_fill_in_is_filled_in_before() {
     for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
         let sum = if v6 { IPV6 } else { IPV4 } + if tcp { 16 } else { 6 };
         let right = frame(v6, tcp);
-        // Nothing behind the packet, padding of zeros, and what a network card took from where it lay.
+        // Nothing behind the packet, padding of zeros, and what a network card took from where it
+        // lay.
         for rest in [&[][..], &[0; 6], &[0, 0, 0, 1, 2, 3]] {
             let frame = [&right, rest].concat();
             let buffer = pool.take().expect("a room");

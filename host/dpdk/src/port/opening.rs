@@ -15,12 +15,13 @@ use crate::idle::Idling;
 use crate::shared::SharedDevice;
 use crate::{DpdkConfig, Idle};
 
-/// Drivers of which a port sleeps without being told to: the kernel wakes it. Interrupts of others are for whoever asks for
-/// them.
+/// Drivers of which a port sleeps without being told to: the kernel wakes it. Interrupts of others
+/// are for whoever asks for them.
 const WAKING_DRIVERS: [&str; 3] = ["net_af_packet", "net_af_xdp", "net_tap"];
 
 impl DpdkPort {
-    /// Adds the device, and checks that it can do what is asked. It is started when the port is attached.
+    /// Adds the device, and checks that it can do what is asked. It is started when the port is
+    /// attached.
     ///
     /// # Errors
     /// What is not possible, and what to do.
@@ -69,8 +70,9 @@ impl DpdkPort {
         }
     }
 
-    /// Divided for so many lanes, before it is attached: each gets the queues whose number, modulo that of the lanes, is its
-    /// own. The device is started when all of them are attached, and stopped when the first one is finished or dropped.
+    /// Divided for so many lanes, before it is attached: each gets the queues whose number, modulo
+    /// that of the lanes, is its own. The device is started when all of them are attached, and
+    /// stopped when the first one is finished or dropped.
     ///
     /// # Panics
     /// When the device has fewer queues, or the port is attached.

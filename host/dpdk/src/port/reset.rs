@@ -18,7 +18,8 @@ fn tell(device: &CStr, event: c_int) {
     let maps = fs::read_to_string("/proc/self/maps").expect("proc");
     let loaded = maps.split_whitespace().find(|word| word.contains("/librte_ethdev.so"));
     let loaded = CString::new(loaded.expect("DPDK is loaded")).expect("a path");
-    // SAFETY: a library that is loaded, and stays so, and two functions for drivers, of these kinds since DPDK 17.11.
+    // SAFETY: a library that is loaded, and stays so, and two functions for drivers, of these kinds
+    // since DPDK 17.11.
     unsafe {
         let library = libc::dlopen(loaded.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
         let find = libc::dlsym(library, c"rte_eth_dev_allocated".as_ptr());

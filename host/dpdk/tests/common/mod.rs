@@ -61,7 +61,8 @@ impl Rig {
         self.packets.len() - before
     }
 
-    /// Receives until there are this many, or patience ends; their bytes. Their buffers are given back.
+    /// Receives until there are this many, or patience ends; their bytes. Their buffers are given
+    /// back.
     pub(crate) fn collect(&mut self, port: usize, count: usize) -> Vec<Vec<u8>> {
         let until = Instant::now() + PATIENCE;
         let mut frames = Vec::new();

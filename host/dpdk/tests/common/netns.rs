@@ -1,5 +1,5 @@
-//! Network namespaces that a test makes: its thread's own, and hosts on the other side of veth pairs. All of it goes
-//! with the test's process.
+//! Network namespaces that a test makes: its thread's own, and hosts on the other side of veth
+//! pairs. All of it goes with the test's process.
 
 use std::process::{Child, Command, Output, Stdio};
 

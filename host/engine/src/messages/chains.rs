@@ -53,14 +53,16 @@ pub(crate) struct Prepared {
 /// What a listener's threads make, each with the upstreams that it will see.
 pub(super) type Ready = Vec<(Arc<Seen>, Made)>;
 
-/// A chain with new parts: for each of its listeners, what their threads make, and the upstreams that they will see.
+/// A chain with new parts: for each of its listeners, what their threads make, and the upstreams
+/// that they will see.
 pub(super) struct New {
     pub(super) deployed: Arc<Deployed>,
     pub(super) made: Vec<(Listener, Ready)>,
 }
 
 enum What {
-    /// Another version of a chain that is deployed; its parts have what is ready, made for a chain in which these functions ran.
+    /// Another version of a chain that is deployed; its parts have what is ready, made for a chain
+    /// in which these functions ran.
     Again {
         existing: Arc<Deployed>,
         ready: MadeReady,
@@ -72,7 +74,8 @@ enum What {
 }
 
 impl Messages {
-    /// Makes a chain ready, to replace the one of the same id if there is one. What can fail for want of anything is done here.
+    /// Makes a chain ready, to replace the one of the same id if there is one. What can fail for
+    /// want of anything is done here.
     ///
     /// # Errors
     /// When it cannot be made ready; what ran before still runs.
@@ -117,8 +120,8 @@ impl Messages {
         Ok(Prepared { published, what: What::Again { existing, ready, ran, functions } })
     }
 
-    /// Makes a chain ready with a part on each thread of each of its listeners. Parts that take the place of some go on with their state and
-    /// count on.
+    /// Makes a chain ready with a part on each thread of each of its listeners. Parts that take the
+    /// place of some go on with their state and count on.
     pub(super) fn prepare_new(
         &self,
         id: &ChainId,
@@ -184,8 +187,8 @@ impl Messages {
     /// Puts a chain that is ready in force.
     ///
     /// # Errors
-    /// As [`Self::check_unchanged`], and when the gateway's threads do not take it: that is [`EngineError::Lost`] of a chain that ran, because
-    /// some may have taken it.
+    /// As [`Self::check_unchanged`], and when the gateway's threads do not take it: that is
+    /// [`EngineError::Lost`] of a chain that ran, because some may have taken it.
     pub(crate) fn publish(
         &self,
         id: &ChainId,
@@ -243,7 +246,8 @@ impl Messages {
         }
     }
 
-    /// A chain's listeners with their new parts. `waits`: where workers say that they take exchanges.
+    /// A chain's listeners with their new parts. `waits`: where workers say that they take
+    /// exchanges.
     pub(super) fn configs(
         &self,
         id: &ChainId,
@@ -601,8 +605,9 @@ pub(super) fn wait_for_workers(waits: Vec<Receiver<()>>) -> Result<(), EngineErr
     Ok(())
 }
 
-/// Passes on what a part of a chain tells. When it has gone back to the version before by itself, the others follow: on a thread of their
-/// own, because the part that tells it must not wait for whoever is changing the chain, nor for them.
+/// Passes on what a part of a chain tells. When it has gone back to the version before by itself,
+/// the others follow: on a thread of their own, because the part that tells it must not wait for
+/// whoever is changing the chain, nor for them.
 pub(super) fn tell(
     sink: &Arc<OnceLock<EventSink>>,
     chain: &ChainId,
@@ -630,7 +635,8 @@ pub(super) fn tell(
                     say(&sink, EngineEvent::Note { chain: chain.clone(), message });
                 }
             }
-            // Parts that have taken the place of this one, or the version of the chain that was put in force behind it, run what faulted.
+            // Parts that have taken the place of this one, or the version of the chain that was put
+            // in force behind it, run what faulted.
             None => say(&sink, event(chain, News { rolled_back: false, ..news })),
         }
     });
@@ -714,7 +720,8 @@ mod tests {
             drop(turn);
             let event = told.recv().unwrap();
             drop(deployed.turn());
-            // What took its place runs what faulted: whoever hears of it has to bring the other one back.
+            // What took its place runs what faulted: whoever hears of it has to bring the other one
+            // back.
             if replaced || anew {
                 assert!(matches!(event, EngineEvent::Fault { kind, .. } if kind == "trap"));
                 assert_eq!(deployed.running().functions, [version("2.0.0")]);

@@ -25,8 +25,8 @@ pub(super) type Make = Box<dyn FnOnce(Rc<dyn Environment>) -> Chain + Send>;
 /// The same, and what it was made for.
 type MakeFor = (Arc<Seen>, Make);
 
-/// A listener's upstreams as the chain's part on a thread sees them. Their number is known when the part is made ready, how they
-/// are when the listener has it.
+/// A listener's upstreams as the chain's part on a thread sees them. Their number is known when the
+/// part is made ready, how they are when the listener has it.
 pub(super) struct Seen {
     count: usize,
     upstreams: OnceLock<Arc<dyn Upstreams>>,
@@ -72,7 +72,8 @@ impl ChainFactory for Parts {
     }
 }
 
-/// What a listener has whose chain is not deployed: nobody gets through. Requests are answered, connections without any are reset.
+/// What a listener has whose chain is not deployed: nobody gets through. Requests are answered,
+/// connections without any are reset.
 #[derive(Clone, Copy)]
 struct NotDeployed(listener::Protocol);
 

@@ -26,7 +26,8 @@ const LINGER: Duration = Duration::from_secs(30);
 /// How long whoever wants to know how chains are waits for their workers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is counted on one part, and its functions' gauges there; it outlives versions, and goes on with the part that takes its place.
+/// What is counted on one part, and its functions' gauges there; it outlives versions, and goes on
+/// with the part that takes its place.
 #[derive(Clone, Default)]
 pub(super) struct Tallies {
     pub(super) chain: Arc<ChainCounters>,
@@ -53,7 +54,8 @@ impl Tallies {
         Arc::clone(functions.entry(label.to_owned()).or_default())
     }
 
-    /// A function's log and counters, which are those of all parts (`shared`), with the gauges that it has here.
+    /// A function's log and counters, which are those of all parts (`shared`), with the gauges that
+    /// it has here.
     pub(super) fn telemetry(&self, label: &str, shared: &Telemetry) -> Arc<Telemetry> {
         let mut telemetries = self.telemetries();
         let here = telemetries.entry(label.to_owned());
@@ -130,12 +132,14 @@ impl Part {
         self.tallies.function(label)
     }
 
-    /// A function's log and counters, which are those of all parts (`shared`), with the gauges that it has here.
+    /// A function's log and counters, which are those of all parts (`shared`), with the gauges that
+    /// it has here.
     pub(super) fn telemetry(&self, label: &str, shared: &Telemetry) -> Arc<Telemetry> {
         self.tallies.telemetry(label, shared)
     }
 
-    /// What is counted on it; whoever takes its place counts on. What instances in a process told by gauges ends with that.
+    /// What is counted on it; whoever takes its place counts on. What instances in a process told
+    /// by gauges ends with that.
     pub(super) fn tallies(&self) -> Tallies {
         match &self.place {
             Place::Thread { .. } => self.tallies.clone(),
@@ -143,8 +147,8 @@ impl Part {
         }
     }
 
-    /// State regions that whoever takes its place goes on with. Those of a process are not handed over: it ends when its exchanges have
-    /// ended, and until then nobody else may write there.
+    /// State regions that whoever takes its place goes on with. Those of a process are not handed
+    /// over: it ends when its exchanges have ended, and until then nobody else may write there.
     pub(super) fn states(&self) -> Result<States, EngineError> {
         match &self.place {
             Place::Thread { remote, .. } => remote.run(Chain::states).map_err(gone),
@@ -152,7 +156,8 @@ impl Part {
         }
     }
 
-    /// Names of the upstreams that its functions see. Processes have no functions that would call one by name.
+    /// Names of the upstreams that its functions see. Processes have no functions that would call
+    /// one by name.
     pub(super) fn upstreams(&self) -> &[String] {
         match &self.place {
             Place::Thread { site, .. } => site.upstreams(),
@@ -168,7 +173,8 @@ impl Part {
         }
     }
 
-    /// Has what is counted and said in its process told here: it is behind an answer, or the channel's end.
+    /// Has what is counted and said in its process told here: it is behind an answer, or the
+    /// channel's end.
     fn report(&self) -> Option<Receiver<Reply>> {
         match &self.place {
             Place::Thread { .. } => None,
@@ -221,7 +227,8 @@ impl Part {
         }
     }
 
-    /// Makes another version of a function ready; the chain's name, those of its functions, its place.
+    /// Makes another version of a function ready; the chain's name, those of its functions, its
+    /// place.
     pub(super) fn stage_function(
         &self,
         sandbox: &Sandbox,
@@ -275,8 +282,8 @@ impl Part {
     }
 }
 
-/// Has what is counted and said in these parts' processes told here: by all of them at once, so that some that do not answer hold up nobody
-/// for long. Of these, what they said last is known.
+/// Has what is counted and said in these parts' processes told here: by all of them at once, so
+/// that some that do not answer hold up nobody for long. Of these, what they said last is known.
 pub(super) fn refresh<'a>(parts: impl IntoIterator<Item = &'a Part>) {
     let asked: Vec<_> = parts.into_iter().filter_map(Part::report).collect();
     let until = Instant::now() + PATIENCE;
@@ -332,7 +339,8 @@ pub(super) struct Running {
     pub(super) trial: Option<Trial>,
     /// What the last swap of each function replaced, which a fault brings back.
     pub(super) before: BTreeMap<Name, ResolvedFunction>,
-    /// Another one has taken its place, and what happens to this one is not what happens to the chain.
+    /// Another one has taken its place, and what happens to this one is not what happens to the
+    /// chain.
     pub(super) replaced: bool,
 }
 
@@ -392,8 +400,8 @@ impl Deployed {
         self.telemetries.of(label)
     }
 
-    /// Whether all of it can go back as one of its parts has. Not if it was replaced meanwhile, or if it was put in force anew and what
-    /// faulted runs again: then nobody knows a version before.
+    /// Whether all of it can go back as one of its parts has. Not if it was replaced meanwhile, or
+    /// if it was put in force anew and what faulted runs again: then nobody knows a version before.
     pub(super) fn can_go_back(&self, news: &News) -> bool {
         let running = self.running();
         let runs = |f: &ResolvedFunction| shown(f) == (news.function.clone(), news.version.clone());
@@ -401,8 +409,9 @@ impl Deployed {
         !running.replaced && again.is_none_or(|f| running.before.contains_key(&f.label))
     }
 
-    /// A function of the chain has gone back to the version before, on one of its parts: now on all, and in what is said to run. The turn
-    /// is taken. The answer is what an operator has to hear of those parts that could not.
+    /// A function of the chain has gone back to the version before, on one of its parts: now on
+    /// all, and in what is said to run. The turn is taken. The answer is what an operator has to
+    /// hear of those parts that could not.
     pub(super) fn went_back(&self, label: &str, version: &str) -> Vec<String> {
         let change = Change::GoBack { name: label.into(), version: version.into() };
         let back = |part: &Part| {
@@ -422,8 +431,8 @@ impl Deployed {
         missed
     }
 
-    /// Changes each part; the longest time that took where its functions run. When one refuses, those that were changed before it are
-    /// undone.
+    /// Changes each part; the longest time that took where its functions run. When one refuses,
+    /// those that were changed before it are undone.
     pub(super) fn change(
         &self,
         mut change: impl FnMut(usize) -> Change,
@@ -457,7 +466,8 @@ impl Deployed {
     }
 }
 
-/// What the parts of a chain have ready, or are making: with this it goes, unless it was put in force.
+/// What the parts of a chain have ready, or are making: with this it goes, unless it was put in
+/// force.
 pub(super) struct MadeReady(Option<Arc<Deployed>>);
 
 impl MadeReady {

@@ -25,7 +25,8 @@ use super::{Messages, refused};
 use crate::PROGRAM;
 use crate::telemetries::Telemetries;
 
-/// Bytes that an event may let go beside what is held back and what lies in rooms: an answer by copy.
+/// Bytes that an event may let go beside what is held back and what lies in rooms: an answer by
+/// copy.
 const MADE_MAX: usize = 64 << 20;
 
 /// A deployed chain, once it is one.

@@ -1,4 +1,5 @@
-//! Which functions can be where: those for requests only where requests come, at listeners that speak HTTP.
+//! Which functions can be where: those for requests only where requests come, at listeners that
+//! speak HTTP.
 //!
 //! Functions for connections can be at all listeners.
 
@@ -46,7 +47,8 @@ impl From<Misfit> for EngineError {
 }
 
 impl Messages {
-    /// Whether the listeners of a chain have something for its functions for messages, of which the first is at this place in the chain.
+    /// Whether the listeners of a chain have something for its functions for messages, of which the
+    /// first is at this place in the chain.
     ///
     /// # Errors
     /// At the function that would never be asked.

@@ -1,4 +1,5 @@
-//! Functions of the world `wasi:http/proxy`: what a chain may not want of them, and making them ready: here, or to be run by a worker.
+//! Functions of the world `wasi:http/proxy`: what a chain may not want of them, and making them
+//! ready: here, or to be run by a worker.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! Following a configuration that was read again: listeners come, change and go while connections go on.
+//! Following a configuration that was read again: listeners come, change and go while connections
+//! go on.
 //!
-//! A listener that changed gets its chain's parts anew, because functions see its upstreams; so do all listeners of that chain. What keeps
-//! a listener or a chain from being as it should is found before anything is changed. Only what a thread or a worker fails at after that
-//! is undone.
+//! A listener that changed gets its chain's parts anew, because functions see its upstreams; so do
+//! all listeners of that chain. What keeps a listener or a chain from being as it should is found
+//! before anything is changed. Only what a thread or a worker fails at after that is undone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -51,8 +52,8 @@ enum Failed {
     Partly(EngineError, Chains),
 }
 
-/// The listeners as they are to be. Interfaces are set up and given addresses at the start, and sockets stay: what a listener has of that,
-/// it keeps; one that comes has none.
+/// The listeners as they are to be. Interfaces are set up and given addresses at the start, and
+/// sockets stay: what a listener has of that, it keeps; one that comes has none.
 fn reachable(wanted: &[Listener], running: &[Listener]) -> Vec<Listener> {
     let of = |listener: &Listener| match running.iter().find(|r| r.name == listener.name) {
         Some(running) => Some(Listener {
@@ -67,8 +68,8 @@ fn reachable(wanted: &[Listener], running: &[Listener]) -> Vec<Listener> {
 }
 
 impl Messages {
-    /// Has these listeners, and reads certificates again. Answers with the chains whose listeners have other addresses now, and why
-    /// certificates were not taken.
+    /// Has these listeners, and reads certificates again. Answers with the chains whose listeners
+    /// have other addresses now, and why certificates were not taken.
     ///
     /// # Errors
     /// When one of them cannot be; then all are as they were, but for certificates.
@@ -88,7 +89,8 @@ impl Messages {
         if wanted[..] != before[..] {
             let addresses = self.addresses_by_chain();
             let affected = self.affected(&before, &wanted);
-            // Parts that go back by themselves wait until it is clear whether they are still those that count.
+            // Parts that go back by themselves wait until it is clear whether they are still those
+            // that count.
             let turns: Vec<_> = affected.iter().map(|(_, deployed)| deployed.turn()).collect();
             let changed = self.change(&before, &wanted, listeners, &affected);
             if let Err(Failed::Partly(..)) = &changed {
@@ -137,8 +139,9 @@ impl Messages {
         ids.into_iter().filter_map(|id| Some((id.clone(), chains.get(&id)?.clone()))).collect()
     }
 
-    /// Has listeners and chains as they are to be. `file`: listeners at the places where the configuration has them. `affected`: chains
-    /// that get other parts, as they are. Their turns are taken.
+    /// Has listeners and chains as they are to be. `file`: listeners at the places where the
+    /// configuration has them. `affected`: chains that get other parts, as they are. Their turns
+    /// are taken.
     fn change(
         &self,
         before: &[Listener],

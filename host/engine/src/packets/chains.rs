@@ -19,17 +19,20 @@ use super::steering::{Ends, Prepared};
 use super::{Packets, links, refused};
 use crate::telemetries::Telemetries;
 
-/// Maximum number of packets that a lane takes from a port at once; the contract allows more (`BURST_MAX`).
+/// Maximum number of packets that a lane takes from a port at once; the contract allows more
+/// (`BURST_MAX`).
 const LANE_BURST: usize = 64;
 /// Flows that a station remembers at least, 72 bytes each, once packets have to be told apart.
 const FLOWS: usize = 65_536;
 /// For how long a chain waits for a port that is being tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Makes the seed by which flows are spread over lanes another than that by which canaries get theirs.
+/// Makes the seed by which flows are spread over lanes another than that by which canaries get
+/// theirs.
 const SPREAD: u64 = 0x5bd1_e995_9e37_79b9;
 
 impl Packets {
-    /// `listeners`: where what leaves the chain's end becomes messages of its other part, if it has one.
+    /// `listeners`: where what leaves the chain's end becomes messages of its other part, if it has
+    /// one.
     pub(crate) fn deploy(
         &self,
         deployment: &Deployment,
@@ -64,7 +67,8 @@ impl Packets {
         Ok(published)
     }
 
-    /// Whether what leaves a chain's end can become messages, if it is to. The chain's ports are open.
+    /// Whether what leaves a chain's end can become messages, if it is to. The chain's ports are
+    /// open.
     fn check_way_up(
         &self,
         chain: &Chain,
@@ -83,7 +87,8 @@ impl Packets {
         )))
     }
 
-    /// What of a chain is for this machine goes up to the kernel's stack, where these listeners are.
+    /// What of a chain is for this machine goes up to the kernel's stack, where these listeners
+    /// are.
     fn way_up(&self, chain: &Chain, listeners: Option<&[SocketAddr]>) -> Option<Arc<Upward>> {
         let kernel = self.ports().kernel_beside(chain.from.as_ref()?)?;
         Some(Arc::new(Upward::new(kernel, listeners?.iter().copied())))
@@ -154,7 +159,8 @@ impl Packets {
         Ok(())
     }
 
-    /// The stations between a chain's ports: those that are there, or new ones, and the rules with which these begin.
+    /// The stations between a chain's ports: those that are there, or new ones, and the rules with
+    /// which these begin.
     fn crossing(
         &self,
         id: &ChainId,
@@ -180,7 +186,8 @@ impl Packets {
         let ports = self.ports().take(chain, &id.tenant, &id.name, shape.workers)?;
         let statistics: Vec<_> = ports.iter().map(|ports| port_statistics(ports)).collect();
         let before: Vec<_> = ports.iter().map(|ports| deciders(ports)).collect();
-        // Rules are in force before the first packet comes: in devices before they are opened, in stations before a port is read.
+        // Rules are in force before the first packet comes: in devices before they are opened, in
+        // stations before a port is read.
         let prepared = self.prepare_steering(&id.tenant, shape, !chain.steered);
         prepared.give(before.iter().flatten());
         for (_, device) in before.iter().flatten() {
@@ -238,7 +245,8 @@ impl Packets {
         Ok((crossing, Some(prepared)))
     }
 
-    /// Lanes for a chain that has none, or between other ports or on other workers than those that it has: these go.
+    /// Lanes for a chain that has none, or between other ports or on other workers than those that
+    /// it has: these go.
     fn new_lanes(
         &self,
         deployment: &Deployment,
@@ -249,7 +257,8 @@ impl Packets {
         let telemetries: Vec<_> = (0..shape.workers).map(|_| Telemetries::default()).collect();
         let all: Vec<_> = telemetries.iter().collect();
         let plans = self.chain_plans(id, functions, &all)?;
-        // What takes long and what can be refused comes first. Code of the tenant's runs here: nobody else waits for it.
+        // What takes long and what can be refused comes first. Code of the tenant's runs here:
+        // nobody else waits for it.
         let footing = self.footing(id, chain, shape)?;
         self.check_way_up(chain, listeners)?;
         let lanes = self.make_lanes(id, &footing.sites(), plans)?;
@@ -358,8 +367,8 @@ impl Packets {
         Ok(lanes)
     }
 
-    /// One chain at a time comes and goes between ports. For no longer than that takes: no code of a chain that is made ready runs
-    /// meanwhile.
+    /// One chain at a time comes and goes between ports. For no longer than that takes: no code of
+    /// a chain that is made ready runs meanwhile.
     pub(super) fn arrivals(&self) -> MutexGuard<'_, ()> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -432,7 +441,8 @@ impl Packets {
         result
     }
 
-    /// Each lane's chain as it runs, with one function replaced; by one that only sees copies if `shadow`.
+    /// Each lane's chain as it runs, with one function replaced; by one that only sees copies if
+    /// `shadow`.
     pub(super) fn replaced(
         &self,
         tenant: &Name,

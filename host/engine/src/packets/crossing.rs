@@ -1,4 +1,5 @@
-//! Crossings: what chains of one tenant between the same two ports share, a station on each of their workers.
+//! Crossings: what chains of one tenant between the same two ports share, a station on each of
+//! their workers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,8 +41,8 @@ pub(super) struct Steered {
     pub(super) written: Vec<u32>,
     /// By which of the ports its packets may come: `from`, `to`.
     pub(super) ports: Vec<[bool; 2]>,
-    /// For each rule that sends what has one hardware address to a chain whose `from` is a virtual function: whether the NIC brings it
-    /// there, or why not.
+    /// For each rule that sends what has one hardware address to a chain whose `from` is a virtual
+    /// function: whether the NIC brings it there, or why not.
     pub(super) brought: BTreeMap<usize, Result<(), String>>,
     /// What the tenant's rules count by.
     pub(super) hits: Hits,
@@ -169,7 +170,8 @@ impl Crossing {
         self.taker_of_rest().or_else(|| self.chains().keys().next().cloned())
     }
 
-    /// Packets that no chain had and that were dropped, by the port that they came in by, and by reason: those that rules or nobody wanted.
+    /// Packets that no chain had and that were dropped, by the port that they came in by, and by
+    /// reason: those that rules or nobody wanted.
     pub(super) fn drops(&self) -> Vec<(&Name, &'static str, u64)> {
         let mut all = Counters::default();
         for station in &self.stations {

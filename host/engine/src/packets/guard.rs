@@ -1,5 +1,5 @@
-//! What rules drop is dropped at `xdp` ports that no chain has, too: before the first chain comes, while its chains cannot be deployed, and
-//! behind the last one.
+//! What rules drop is dropped at `xdp` ports that no chain has, too: before the first chain comes,
+//! while its chains cannot be deployed, and behind the last one.
 
 use weir_port::Port as _;
 use weir_spec::Port;
@@ -10,7 +10,8 @@ use super::crossing::{Device, Shape};
 use super::ports::{Kept, queue_of};
 
 impl Packets {
-    /// Has what a tenant's rules drop dropped at its ports where nothing does that yet. Where it cannot be, the log says why.
+    /// Has what a tenant's rules drop dropped at its ports where nothing does that yet. Where it
+    /// cannot be, the log says why.
     pub(super) fn guard(&self) {
         let unguarded = self.ports().unguarded();
         for (port, alone) in unguarded {
@@ -38,7 +39,8 @@ impl Packets {
         }
     }
 
-    /// Removes programs that were left on interfaces when a host with this store crashed: whatever is to go on has been taken over.
+    /// Removes programs that were left on interfaces when a host with this store crashed: whatever
+    /// is to go on has been taken over.
     pub(super) fn remove_left(&self) {
         for pinning in self.ports().pinnings() {
             for left in weir_xdp::remove_left(&pinning) {
@@ -50,8 +52,8 @@ impl Packets {
         }
     }
 
-    /// Between which ports rules are looked at for a port that no chain has, and the port's number there: those of a chain that is to have
-    /// it, if there is one.
+    /// Between which ports rules are looked at for a port that no chain has, and the port's number
+    /// there: those of a chain that is to have it, if there is one.
     fn shape_at(&self, port: &Port) -> (Shape, u16) {
         let ends = self.steering.ends_at(&port.tenant, &port.name);
         let (from, to) = ends.unwrap_or_else(|| (Some(port.name.clone()), None));

@@ -1,9 +1,10 @@
-//! Passes what lanes have to tell on to the control plane, and keeps a chain's lanes alike: when one of them goes back from a
-//! version by itself, the others follow. Has new instances made after a fault where that takes too long for the worker, and drops what
-//! lanes have no use for any more.
+//! Passes what lanes have to tell on to the control plane, and keeps a chain's lanes alike: when
+//! one of them goes back from a version by itself, the others follow. Has new instances made after
+//! a fault where that takes too long for the worker, and drops what lanes have no use for any more.
 //!
-//! Lanes tell it on their workers, which must not wait; so this has a thread of its own, another that drops, and one for each lane whose
-//! instances are made: functions may take seconds to be configured, and a state region takes a tenth of one for each GiB to be unmapped.
+//! Lanes tell it on their workers, which must not wait; so this has a thread of its own, another
+//! that drops, and one for each lane whose instances are made: functions may take seconds to be
+//! configured, and a state region takes a tenth of one for each GiB to be unmapped.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};

@@ -1,7 +1,9 @@
-//! A chain's lanes, one on each of its workers, and what is done with all of them: on every lane, or on none.
+//! A chain's lanes, one on each of its workers, and what is done with all of them: on every lane,
+//! or on none.
 //!
-//! All that can fail for want of anything (compiling, instantiating, configuring) is done for every lane before the first one
-//! changes. When a lane refuses at its burst boundary, those before it are brought back.
+//! All that can fail for want of anything (compiling, instantiating, configuring) is done for every
+//! lane before the first one changes. When a lane refuses at its burst boundary, those before it
+//! are brought back.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
@@ -212,7 +214,8 @@ impl Lanes {
         chain.lanes[lane].site.stage_beside(plan, &states, beside).map_err(refused)
     }
 
-    /// Publishes staged versions, each at its lane's burst boundary, and lets the old ones end here.
+    /// Publishes staged versions, each at its lane's burst boundary, and lets the old ones end
+    /// here.
     pub(super) fn publish(
         &self,
         chain: &Deployed,
@@ -236,7 +239,8 @@ impl Lanes {
         self.each_or_none(chain, all, |lane, ()| lane.promote())
     }
 
-    /// Publishes something on each lane; if one refuses, the lanes before it go back to what they ran.
+    /// Publishes something on each lane; if one refuses, the lanes before it go back to what they
+    /// ran.
     fn each_or_none<T: Send + 'static>(
         &self,
         chain: &Deployed,
@@ -382,7 +386,8 @@ impl Lanes {
         Ok(())
     }
 
-    /// A lane has gone back from this version by itself; the others follow. The answer is what an operator has to hear of those that cannot.
+    /// A lane has gone back from this version by itself; the others follow. The answer is what an
+    /// operator has to hear of those that cannot.
     pub(super) fn follow_back(
         &self,
         id: &ChainId,

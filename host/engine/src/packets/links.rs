@@ -1,7 +1,9 @@
-//! Tells of links of the interfaces that ports are on that go down and come up, and of interfaces that go away and come back.
+//! Tells of links of the interfaces that ports are on that go down and come up, and of interfaces
+//! that go away and come back.
 //!
-//! A port whose interface went away is down until it is opened anew, when there is another one of that name and its link is up: with the
-//! chains that have it, or, if none has, as any port that could not be opened. Until then whatever becomes of that is not of the port.
+//! A port whose interface went away is down until it is opened anew, when there is another one of
+//! that name and its link is up: with the chains that have it, or, if none has, as any port that
+//! could not be opened. Until then whatever becomes of that is not of the port.
 
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,8 +24,9 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What there is to tell of the port when the link of what has its interface's name has become so. `has_ended`: the port works no
-    /// more. `is_set_up`: its interface was set up by the host, which another one of that name is not.
+    /// What there is to tell of the port when the link of what has its interface's name has become
+    /// so. `has_ended`: the port works no more. `is_set_up`: its interface was set up by the host,
+    /// which another one of that name is not.
     fn next(
         &mut self,
         port: &weir_spec::Port,
@@ -111,7 +114,8 @@ pub(super) fn watch(ports: &Arc<Mutex<Ports>>, sink: &Arc<OnceLock<EventSink>>) 
     }
 }
 
-/// A chain's ports were opened: tells of those that were down because their interfaces had gone, and whose links are up.
+/// A chain's ports were opened: tells of those that were down because their interfaces had gone,
+/// and whose links are up.
 pub(super) fn tell_again(ports: &mut Ports, chain: &Chain, sink: &OnceLock<EventSink>) {
     let Some(sink) = sink.get() else { return };
     for name in ports.names(chain.from.as_ref(), chain.to.as_ref()) {

@@ -43,7 +43,8 @@ pub(super) struct Ports {
     closed: bool,
     /// Where it is told what becomes of ports.
     sink: Arc<OnceLock<EventSink>>,
-    /// Whoever tries ports again is told that there is one, by the other end until there is somebody.
+    /// Whoever tries ports again is told that there is one, by the other end until there is
+    /// somebody.
     wake: Sender<()>,
     woken: Option<Receiver<()>>,
     /// Told when one is not being tried any more.
@@ -59,8 +60,8 @@ pub(super) struct Slot {
     ports: Vec<Box<dyn Port>>,
     /// Ways to the kernel beside them, one for each if there are any.
     taps: Vec<TapDevice>,
-    /// The hardware address by which the wire knows the kernel: that of the kernel's interface, or, if that is another port's peer, the
-    /// port's own.
+    /// The hardware address by which the wire knows the kernel: that of the kernel's interface, or,
+    /// if that is another port's peer, the port's own.
     kernel: Option<[u8; 6]>,
     /// The port's own hardware address.
     own: Option<[u8; 6]>,
@@ -74,9 +75,11 @@ pub(super) struct Slot {
     away: Option<Away>,
     /// When it is tried again after it could not be opened, or given to a chain.
     pause: Duration,
-    /// What goes on to drop packets since a chain's ports were closed, until the port is opened anew.
+    /// What goes on to drop packets since a chain's ports were closed, until the port is opened
+    /// anew.
     kept: Vec<Kept>,
-    /// Its device is a virtual function that the host has set up: one that comes back is not set up, and nothing is done by itself.
+    /// Its device is a virtual function that the host has set up: one that comes back is not set
+    /// up, and nothing is done by itself.
     pub(super) is_set_up: bool,
 }
 
@@ -102,7 +105,8 @@ impl Slot {
         }
     }
 
-    /// Lanes for which it is opened while no chain has it: each queue of an interface is looked at; another device knows how many it has.
+    /// Lanes for which it is opened while no chain has it: each queue of an interface is looked at;
+    /// another device knows how many it has.
     fn first_lanes(&self) -> usize {
         match self.config.kind {
             PortKind::Xdp => self.config.queues.unwrap_or(1).into(),
@@ -126,7 +130,8 @@ impl Slot {
         (self.kernel, self.own) = (kernel, own);
     }
 
-    /// The hardware addresses on the link to the kernel's interface, which the wire knows by `wire`.
+    /// The hardware addresses on the link to the kernel's interface, which the wire knows by
+    /// `wire`.
     fn addresses(&self, peer: &str, wire: Option<[u8; 6]>) -> Result<Addresses, EngineError> {
         let name = &self.config.name;
         let refused = |what: String| EngineError::Refused(format!("port {name}: {what}"));
@@ -141,14 +146,16 @@ impl Slot {
         Ok(Addresses { wire: wire.unwrap_or(kernel), own, kernel })
     }
 
-    /// A virtual function that no chain has is not kept open: whoever removes it would wait for ever.
+    /// A virtual function that no chain has is not kept open: whoever removes it would wait for
+    /// ever.
     fn let_go_of_vf(&mut self) {
         if is_on_vf(&self.config) {
             self.ports.clear();
         }
     }
 
-    /// Whether the port worked and works no more, and its device can be opened anew: an interface that went away can come back.
+    /// Whether the port worked and works no more, and its device can be opened anew: an interface
+    /// that went away can come back.
     pub(super) fn has_ended(&self) -> bool {
         self.away.is_none()
             && interface(&self.config).is_some()
@@ -212,8 +219,9 @@ impl Slot {
 }
 
 impl Ports {
-    /// Opens them all, so that what is wrong with one is known at the start: those that cannot be opened are down. `is_set_up`: whether
-    /// a port's device is a virtual function that the host has set up.
+    /// Opens them all, so that what is wrong with one is known at the start: those that cannot be
+    /// opened are down. `is_set_up`: whether a port's device is a virtual function that the host
+    /// has set up.
     ///
     /// # Errors
     /// What is wrong with the configuration, on whatever machine.
@@ -239,7 +247,8 @@ impl Ports {
             let lanes = slot.first_lanes();
             match slot.reopen(room_bytes, lanes) {
                 Ok(()) => slot.let_go_of_vf(),
-                // There is nothing outside the configuration that it could lack, but its way to the kernel.
+                // There is nothing outside the configuration that it could lack, but its way to the
+                // kernel.
                 Err(error)
                     if config.kind == PortKind::Memory
                         && open(config, room_bytes, lanes, false).is_err() =>
@@ -259,7 +268,8 @@ impl Ports {
         self.slots.iter()
     }
 
-    /// Whether a tenant's chain could have its ports for so many lanes; those that `holder` has now count as free.
+    /// Whether a tenant's chain could have its ports for so many lanes; those that `holder` has now
+    /// count as free.
     pub(super) fn check(
         &self,
         chain: &Chain,
@@ -310,8 +320,8 @@ impl Ports {
         names.into_iter().find(|name| self.slot(Some(name)).is_some_and(Slot::has_ended))
     }
 
-    /// Opens those of a chain's ports for so many lanes that no chain has and that were down, and sees whether others that work no more
-    /// could be opened anew.
+    /// Opens those of a chain's ports for so many lanes that no chain has and that were down, and
+    /// sees whether others that work no more could be opened anew.
     ///
     /// # Errors
     /// When one stays down, or the host stops.
@@ -337,7 +347,8 @@ impl Ports {
         Ok(())
     }
 
-    /// The ports of a chain between these two: the way to the kernel that is a port of its own is the last.
+    /// The ports of a chain between these two: the way to the kernel that is a port of its own is
+    /// the last.
     pub(super) fn names(&self, from: Option<&Name>, to: Option<&Name>) -> Vec<Name> {
         let slot = self.slots.iter().find(|slot| Some(&slot.config.name) == from);
         let kernel = slot.and_then(|slot| slot.config.kernel_port.as_ref());
@@ -372,8 +383,8 @@ impl Ports {
         self.slots.iter_mut().find(|slot| slot.config.name == *name)
     }
 
-    /// The host stops: ports that no chain has are let go of, and no chain gets one from now on. Changes that are still under way then keep
-    /// no device from being left as it was found.
+    /// The host stops: ports that no chain has are let go of, and no chain gets one from now on.
+    /// Changes that are still under way then keep no device from being left as it was found.
     pub(super) fn close(&mut self) {
         self.closed = true;
         for slot in &mut self.slots {
@@ -394,7 +405,8 @@ impl Ports {
         Ok(())
     }
 
-    /// Opens those of a chain's ports that no chain has. The answer is the link to the kernel's interface, if a port leads there.
+    /// Opens those of a chain's ports that no chain has. The answer is the link to the kernel's
+    /// interface, if a port leads there.
     ///
     /// # Errors
     /// When a device is not there; every port is then whose it was.
@@ -492,7 +504,8 @@ impl Ports {
         self.slots.iter().find(|slot| slot.config.name == *port)?.kernel
     }
 
-    /// Whether the host can give packets that came in by this port to the kernel; `is_from`: it is the port by which chains begin.
+    /// Whether the host can give packets that came in by this port to the kernel; `is_from`: it is
+    /// the port by which chains begin.
     pub(super) fn reaches_kernel(&self, port: &Name, is_from: bool) -> bool {
         let slot = self.slot(Some(port));
         slot.is_some_and(|slot| {
@@ -521,7 +534,8 @@ impl Ports {
         }
     }
 
-    /// A chain that has its ports could not be made: they are free, and are opened anew for the next one.
+    /// A chain that has its ports could not be made: they are free, and are opened anew for the
+    /// next one.
     pub(super) fn release(&mut self, chain: &Chain) {
         for name in self.names(chain.from.as_ref(), chain.to.as_ref()) {
             for slot in self.slots.iter_mut().filter(|slot| slot.config.name == name) {

@@ -51,7 +51,8 @@ fn port_status(slot: &Slot) -> PortStatus {
     if let Some(problem) = slot.away() {
         device.problem = Some(problem.to_owned());
         if slot.config.kind != PortKind::Xdp {
-            // How an interface is the kernel tells; others had another device the last time, if any.
+            // How an interface is the kernel tells; others had another device the last time, if
+            // any.
             device.facts = vec![("link", "down".to_owned())];
         }
     }

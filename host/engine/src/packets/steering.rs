@@ -69,8 +69,8 @@ impl Steering {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chain is between these ports, or is to be: what rules send to it there is nobody else's, whether it has lanes or not. None: it
-    /// is nowhere. The answer is what was known of it before.
+    /// The chain is between these ports, or is to be: what rules send to it there is nobody else's,
+    /// whether it has lanes or not. None: it is nowhere. The answer is what was known of it before.
     pub(super) fn place(&self, chain: &ChainId, ends: Option<Ends>) -> Option<Ends> {
         match ends {
             Some(ends) => self.chains().insert(chain.clone(), ends),
@@ -137,7 +137,8 @@ impl Prepared {
 }
 
 impl Packets {
-    /// These rules are the tenant's from now on. The answer is the longest time for which a worker stood still.
+    /// These rules are the tenant's from now on. The answer is the longest time for which a worker
+    /// stood still.
     pub(crate) fn steer(
         &self,
         tenant: &Name,
@@ -163,7 +164,8 @@ impl Packets {
         Ok(pause)
     }
 
-    /// The rules for stations between these ports; `has_rest`: one of their chains takes what no rule claims.
+    /// The rules for stations between these ports; `has_rest`: one of their chains takes what no
+    /// rule claims.
     pub(super) fn prepare_steering(
         &self,
         tenant: &Name,
@@ -174,7 +176,8 @@ impl Packets {
             self.steering.tenants().get(tenant).cloned().unwrap_or_default();
         let compiled = self.steering.compile(tenant, shape, &rules);
         let chains = compiled.chains.iter().map(|chain| lane_key(tenant, chain));
-        // What no rule claims and no chain takes the kernel gets, from ports that have it from the kernel.
+        // What no rule claims and no chain takes the kernel gets, from ports that have it from the
+        // kernel.
         let rest = (!has_rest).then_some(Rule::all(Target::Kernel));
         let own = compiled.written.iter().map(|place| Arc::clone(&hits[*place as usize]));
         Prepared {
@@ -189,7 +192,8 @@ impl Packets {
         }
     }
 
-    /// Brings a crossing's stations, and the devices before their ports, the rules that concern them.
+    /// Brings a crossing's stations, and the devices before their ports, the rules that concern
+    /// them.
     pub(super) fn steer_crossing(&self, crossing: &Crossing) -> Result<Duration, EngineError> {
         let prepared =
             self.prepare_steering(&crossing.tenant, &crossing.shape, crossing.has_rest());
@@ -205,8 +209,8 @@ impl Packets {
             drop(before);
             pause = pause.max(stood_still);
         }
-        // Behind the stations, because a device takes its time. Whichever of the two is the first to have other rules: each packet
-        // is decided by those before or by these.
+        // Behind the stations, because a device takes its time. Whichever of the two is the first
+        // to have other rules: each packet is decided by those before or by these.
         let mut steered = crossing.steered();
         if Arc::ptr_eq(&steered.hits, &prepared.hits) {
             // The tenant's rules are the same: devices count anew, and the rules go on to count.
@@ -237,7 +241,8 @@ impl Packets {
         Steered { written: compiled.written, ports, brought, hits }
     }
 
-    /// Has the NIC bring the packets to a crossing that rules send there by their hardware address alone. A function has one.
+    /// Has the NIC bring the packets to a crossing that rules send there by their hardware address
+    /// alone. A function has one.
     fn bring(&self, crossing: &Crossing, rules: &[Rule]) -> BTreeMap<usize, Result<(), String>> {
         let Some(port) = crossing.from() else { return BTreeMap::new() };
         let mac = |rule: &Rule| {
@@ -318,8 +323,8 @@ impl Packets {
         statuses
     }
 
-    /// Those of a tenant's rules that decide nothing, and the earlier ones that mean all of their packets. A rule that concerns
-    /// several crossings is one if it is so in each.
+    /// Those of a tenant's rules that decide nothing, and the earlier ones that mean all of their
+    /// packets. A rule that concerns several crossings is one if it is so in each.
     pub(crate) fn covered_rules(&self, tenant: &Name) -> BTreeMap<usize, usize> {
         let Some(Tenant { rules, .. }) = self.steering.tenants().get(tenant).cloned() else {
             return BTreeMap::new();
@@ -356,7 +361,8 @@ impl Crossing {
         from.into_iter().chain(to.map(|to| (1, to)))
     }
 
-    /// What devices have counted of rules goes to the rules' own counts: the devices are about to begin anew.
+    /// What devices have counted of rules goes to the rules' own counts: the devices are about to
+    /// begin anew.
     pub(super) fn keep_counts(&self, steered: &Steered) {
         for (_, device) in self.devices() {
             for (place, written) in device.places().iter().zip(&steered.written) {
@@ -369,7 +375,8 @@ impl Crossing {
         }
     }
 
-    /// Adds to each of the tenant's rules where it is compared for packets that come in by this port.
+    /// Adds to each of the tenant's rules where it is compared for packets that come in by this
+    /// port.
     fn tell_places(
         &self,
         number: u16,
@@ -379,7 +386,8 @@ impl Crossing {
         statuses: &mut [RuleStatus],
     ) {
         let steered = self.steered();
-        // Nobody reads the second port of chains that have one direction: there is what is before it.
+        // Nobody reads the second port of chains that have one direction: there is what is before
+        // it.
         let is_read = number == 0 || self.shape.symmetric;
         let devices = self.devices().filter(|(of, _)| *of == number);
         let devices: Vec<_> = devices.map(|(_, device)| (device.kind(), device.places())).collect();

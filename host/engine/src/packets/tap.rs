@@ -208,7 +208,8 @@ impl Writer {
         }
     }
 
-    /// Writes what there is to say at the end: the packets that no packet has told of were lost too.
+    /// Writes what there is to say at the end: the packets that no packet has told of were lost
+    /// too.
     fn end(&mut self, lost: u64) {
         let Self::Pcapng { blocks, counts, .. } = self else { return };
         let lost = counts.lost + lost;

@@ -1,7 +1,8 @@
 //! Bytes both ways between two connections, read and written by this process.
 //!
-//! All relays of a thread read into one buffer, and write out of it at once: only what the other side does not take is copied, and an idle
-//! connection holds no memory. Each side is read from only when the other has taken everything.
+//! All relays of a thread read into one buffer, and write out of it at once: only what the other
+//! side does not take is copied, and an idle connection holds no memory. Each side is read from
+//! only when the other has taken everything.
 
 use std::cell::RefCell;
 use std::io;
@@ -37,7 +38,8 @@ pub(crate) fn poll_piece(
     })
 }
 
-/// What a connection of a direction said: the one that is read from (`true`), or the one that is written to.
+/// What a connection of a direction said: the one that is read from (`true`), or the one that is
+/// written to.
 type Said = (bool, io::Error);
 
 fn of_reader(error: io::Error) -> Said {

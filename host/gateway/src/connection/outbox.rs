@@ -1,8 +1,10 @@
 //! What connections of a thread send, in one go after all tasks that were ready have run.
 //!
-//! Owns: short writes, kept until the thread has looked at everything that came with one look at the kernel. Sent one behind the other they
-//! find the other side still awake with the last one; sent as each is ready, each wakes it (measured with `examples/proxy`: a tenth of the
-//! gateway's time). At low load there is one write in the box, and it leaves at once. Must not know: what is sent.
+//! Owns: short writes, kept until the thread has looked at everything that came with one look at
+//! the kernel. Sent one behind the other they find the other side still awake with the last one;
+//! sent as each is ready, each wakes it (measured with `examples/proxy`: a tenth of the gateway's
+//! time). At low load there is one write in the box, and it leaves at once. Must not know: what is
+//! sent.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

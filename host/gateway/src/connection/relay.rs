@@ -1,7 +1,7 @@
 //! Two connections whose bytes nobody looks at any more.
 //!
-//! Without TLS on either they are spliced: their bytes never come into this process (docs/adr/0016-hops.md has what that
-//! saves). Otherwise they are copied.
+//! Without TLS on either they are spliced: their bytes never come into this process
+//! (docs/adr/0016-hops.md has what that saves). Otherwise they are copied.
 
 use std::fmt;
 use std::future::{Future as _, poll_fn};
@@ -56,8 +56,9 @@ impl fmt::Display for Halt {
     }
 }
 
-/// Passes bytes between a client and an upstream until both sides have ended, nothing has moved for the listener's `tunnel`, or its
-/// connections are cut off (none). Unless both have ended both are reset.
+/// Passes bytes between a client and an upstream until both sides have ended, nothing has moved for
+/// the listener's `tunnel`, or its connections are cut off (none). Unless both have ended both are
+/// reset.
 pub(crate) async fn pass(
     (client, upstream): (Stream, Stream),
     site: &Site,
@@ -84,8 +85,8 @@ enum Relay {
 }
 
 impl Relay {
-    /// Makes one, after what either connection had read and not yet passed on has gone. `idle`: for so long nothing may move. `spliced` counts those
-    /// that are.
+    /// Makes one, after what either connection had read and not yet passed on has gone. `idle`: for
+    /// so long nothing may move. `spliced` counts those that are.
     ///
     /// # Errors
     /// Bytes that were there before did not get to the other side.
@@ -152,7 +153,8 @@ impl Relay {
     }
 }
 
-/// Whether it is that nothing moved for too long, or was taken; the kernel's own times have a number.
+/// Whether it is that nothing moved for too long, or was taken; the kernel's own times have a
+/// number.
 fn is_idle(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
 }

@@ -1,8 +1,9 @@
 //! Two TCP connections that become one, when nobody wants to look at their bytes any more.
 //!
-//! Each direction ends for itself: the end of a stream is passed on when all its bytes have gone, and the other direction goes
-//! on. At most one piece is under way in each, so a slow reader slows the writer; a silent connection holds no buffer.
-//! Which method is the default was measured: `scripts/bench relay`, docs/adr/0016-hops.md.
+//! Each direction ends for itself: the end of a stream is passed on when all its bytes have gone,
+//! and the other direction goes on. At most one piece is under way in each, so a slow reader slows
+//! the writer; a silent connection holds no buffer. Which method is the default was measured:
+//! `scripts/bench relay`, docs/adr/0016-hops.md.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -52,7 +53,8 @@ pub enum RelayEnd {
 pub struct Limits {
     /// For so long nothing may move in either direction; without it, for ever.
     pub idle: Option<Duration>,
-    /// For so long a connection may take nothing of what is sent to it; without it, as long as the other direction moves.
+    /// For so long a connection may take nothing of what is sent to it; without it, as long as the
+    /// other direction moves.
     pub patience: Option<Duration>,
 }
 
@@ -71,8 +73,8 @@ impl RelayedBytes {
     }
 }
 
-/// Passes everything on between two connections, until both streams have ended, something fails, or nothing moves for too long.
-/// The caller closes them then, in order or not.
+/// Passes everything on between two connections, until both streams have ended, something fails, or
+/// nothing moves for too long. The caller closes them then, in order or not.
 pub async fn relay(a: &TcpStream, b: &TcpStream, limits: Limits, moved: &RelayedBytes) -> RelayEnd {
     relay_by(Method::Splice, a, b, limits, moved).await
 }

@@ -1,6 +1,8 @@
-//! A connection's bytes: TCP with or without TLS, counted, with bytes that were read too early in front.
+//! A connection's bytes: TCP with or without TLS, counted, with bytes that were read too early in
+//! front.
 //!
-//! Owns: what is counted of bytes, and the end of a connection whose peer does not take what is sent. Must not know: HTTP.
+//! Owns: what is counted of bytes, and the end of a connection whose peer does not take what is
+//! sent. Must not know: HTTP.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -26,20 +28,23 @@ use crate::observe::counters::Traffic;
 /// Who gives an exchange up that is younger may not have wanted a response.
 pub(crate) const MATURE: Duration = Duration::from_secs(1);
 
-/// A silent peer that is to be kept is asked after so long, and if it does not answer every so often, four times.
+/// A silent peer that is to be kept is asked after so long, and if it does not answer every so
+/// often, four times.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// What a connection does, as its bytes and its exchanges tell it; for the timeouts of a client's task.
+/// What a connection does, as its bytes and its exchanges tell it; for the timeouts of a client's
+/// task.
 pub(crate) struct Pulse {
     /// When bytes came first since the last exchange ended.
     pub(crate) heard: Cell<Option<Instant>>,
     /// Exchanges under way.
     pub(crate) active: Cell<u32>,
-    /// When the last one ended or the connection began, or what followed that had its end: a piece of a request's body, or of a
-    /// response on its way into the kernel.
+    /// When the last one ended or the connection began, or what followed that had its end: a piece
+    /// of a request's body, or of a response on its way into the kernel.
     pub(crate) quiet_since: Cell<Instant>,
-    /// Requests' bodies on their way, also of exchanges that have ended: an upstream may answer and take the rest all the same.
+    /// Requests' bodies on their way, also of exchanges that have ended: an upstream may answer and
+    /// take the rest all the same.
     pub(crate) uploads: Cell<u32>,
     /// Something was written that the kernel has not taken.
     unsent: Cell<bool>,
@@ -101,8 +106,8 @@ impl Pulse {
         let mut flushing = self.flushing.borrow_mut();
         if !flushing.iter().any(|waiting| waiting.will_wake(cx.waker())) {
             flushing.push(cx.waker().clone());
-            // With HTTP/2 the connection's task is another one: it may have nothing to send by now, and says so. Once, because with HTTP/1
-            // it is the one that asks here.
+            // With HTTP/2 the connection's task is another one: it may have nothing to send by now,
+            // and says so. Once, because with HTTP/1 it is the one that asks here.
             self.unread_bodies.wake();
         }
         Poll::Pending
@@ -230,8 +235,9 @@ impl Stream {
         self.patience
     }
 
-    /// From now on nobody is answered by it: for so long its peer may take nothing, and one that is lost is found by the kernel. A peer
-    /// that ends TCP without a word of TLS's has ended its bytes: whether some are missing, who speaks with it has to know.
+    /// From now on nobody is answered by it: for so long its peer may take nothing, and one that is
+    /// lost is found by the kernel. A peer that ends TCP without a word of TLS's has ended its
+    /// bytes: whether some are missing, who speaks with it has to know.
     pub(crate) fn tunnels(&mut self, patience: Duration) {
         self.tunnels = true;
         self.patience = patience;
@@ -241,7 +247,8 @@ impl Stream {
         self.keep_alive();
     }
 
-    /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is still on its way.
+    /// The bare TCP connection and what counts its bytes; itself if it has TLS, or anything is
+    /// still on its way.
     pub(crate) fn into_tcp(mut self) -> Result<(TcpStream, Arc<Traffic>), Box<Self>> {
         self.inner = match self.inner {
             Inner::Plain(socket) if self.early.is_empty() => match Socket::into_tcp(socket) {
@@ -265,7 +272,8 @@ impl Stream {
         self.flushed(cx, sent)
     }
 
-    /// From now on the kernel asks a peer that is silent whether it is there, and ends the connection if it is not.
+    /// From now on the kernel asks a peer that is silent whether it is there, and ends the
+    /// connection if it is not.
     pub(crate) fn keep_alive(&self) {
         let asked = TcpKeepalive::new()
             .with_time(KEEP_ALIVE_AFTER)
@@ -353,8 +361,9 @@ fn write(
     Pin::new(&mut *socket.tcp.borrow_mut()).poll_write_vectored(cx, slices)
 }
 
-/// Why nothing can be written to an upstream any more: its alert, if one came. With TLS 1.3 an upstream refuses a certificate when requests
-/// are under way, and the kernel tells of its reset before what came before that.
+/// Why nothing can be written to an upstream any more: its alert, if one came. With TLS 1.3 an
+/// upstream refuses a certificate when requests are under way, and the kernel tells of its reset
+/// before what came before that.
 #[cold]
 fn last_word(tls: &mut TlsStream<TcpStream>, error: io::Error) -> io::Error {
     let TlsStream::Client(client) = tls else { return error };

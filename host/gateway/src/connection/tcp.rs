@@ -1,7 +1,7 @@
 //! An L4 connection: opened, decided, relayed.
 //!
-//! Without interest in bytes they are relayed as they are. With it, each piece passes the chain before the next one of
-//! its direction is read, until no function wants any more.
+//! Without interest in bytes they are relayed as they are. With it, each piece passes the chain
+//! before the next one of its direction is read, until no function wants any more.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -152,7 +152,8 @@ enum Seen {
     Enough,
 }
 
-/// Passes bytes through the chain until both sides have ended, or no function wants to see any more.
+/// Passes bytes through the chain until both sides have ended, or no function wants to see any
+/// more.
 async fn through(
     site: &Site,
     exchange: &Exchange,
@@ -215,7 +216,8 @@ impl Way<'_> {
         }
     }
 
-    /// The next piece, empty at the end. None: no function wants to see it, nor any of the other direction.
+    /// The next piece, empty at the end. None: no function wants to see it, nor any of the other
+    /// direction.
     async fn read(&self) -> io::Result<Option<Bytes>> {
         let max = self.site.chain.as_ref().map_or(1, Chain::piece_max);
         let idle = self.site.plan.config.timeouts.tunnel;

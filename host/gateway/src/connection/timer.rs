@@ -6,8 +6,9 @@ use std::task::{Context, Waker};
 
 use tokio::time::{Instant, Sleep};
 
-/// A timer for one deadline after the other. It is not touched when the deadline moves on: it goes off at an old one, sees
-/// that there is a newer one, and is set again. So a connection with thousands of requests a second sets it once in a period.
+/// A timer for one deadline after the other. It is not touched when the deadline moves on: it goes
+/// off at an old one, sees that there is a newer one, and is set again. So a connection with
+/// thousands of requests a second sets it once in a period.
 #[derive(Default)]
 pub(crate) struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,

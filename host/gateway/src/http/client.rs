@@ -1,7 +1,8 @@
 //! A client's connection that speaks HTTP: its task, from the first byte to the last.
 //!
-//! Owns: hyper's server connection, idle and head timeouts, draining, the change to another protocol, and how a connection ends: whole,
-//! or cut off. Must not know: what happens to a request (`exchange`).
+//! Owns: hyper's server connection, idle and head timeouts, draining, the change to another
+//! protocol, and how a connection ends: whole, or cut off. Must not know: what happens to a request
+//! (`exchange`).
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
@@ -33,10 +34,11 @@ use crate::observe::counters::Traffic;
 use crate::observe::statistics::Failure;
 use crate::upstream::rotation::Choice;
 
-/// A connection that the gateway ends is read from for so long, lest the kernel's reset overtake the response.
+/// A connection that the gateway ends is read from for so long, lest the kernel's reset overtake
+/// the response.
 const LINGER: Duration = Duration::from_secs(1);
-/// An HTTP/2 connection ends when so many requests were given up soon after they began, and they are the most of all: each has cost
-/// an upstream something (CVE-2023-44487).
+/// An HTTP/2 connection ends when so many requests were given up soon after they began, and they
+/// are the most of all: each has cost an upstream something (CVE-2023-44487).
 const GIVEN_UP: u64 = 200;
 const TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -99,8 +101,9 @@ impl Client {
         place.map(Choice::preferred)
     }
 
-    /// Whether it ends with the next response, because functions for connections know of it that new ones do not get, or because clients'
-    /// certificates are taken by other authorities and lists now: a new connection shows whether its own is.
+    /// Whether it ends with the next response, because functions for connections know of it that
+    /// new ones do not get, or because clients' certificates are taken by other authorities and
+    /// lists now: a new connection shows whether its own is.
     pub(crate) fn is_outdated(&self) -> bool {
         self.trust.is_some_and(|trust| self.listener.site().plan.trusted() != Some(trust))
             || self
@@ -219,7 +222,8 @@ impl Client {
         let mut connection = pin!(site.http2.serve_connection(TokioIo::new(stream), service));
         let (mut deadline, mut told) = (Deadline::default(), false);
         let timeouts = &site.plan.config.timeouts;
-        // No exchange may take as long as this without that anything moves; so it is the client that takes nothing.
+        // No exchange may take as long as this without that anything moves; so it is the client
+        // that takes nothing.
         let stall = timeouts.stall();
         let (mut moves, mut moved) = (0, Instant::now());
         let (mut watch, mut watched) = (Deadline::default(), Instant::now());

@@ -1,8 +1,8 @@
-//! A connection that carries requests, as functions for connections see it: it is opened, and it ends. Its bytes are requests', and are
-//! not shown.
+//! A connection that carries requests, as functions for connections see it: it is opened, and it
+//! ends. Its bytes are requests', and are not shown.
 //!
-//! It has the version of the chain by which it was opened, which has memory of its own when it runs no more; so it ends with its next
-//! response then.
+//! It has the version of the chain by which it was opened, which has memory of its own when it runs
+//! no more; so it ends with its next response then.
 
 use std::rc::Rc;
 
@@ -13,8 +13,8 @@ use crate::config::Target;
 use crate::listen::listener::{Listener, Site};
 use crate::observe::statistics::Failure;
 
-/// A connection that the chain knows of. Its end is told when this is dropped; until something else is said, that means that the client
-/// went.
+/// A connection that the chain knows of. Its end is told when this is dropped; until something else
+/// is said, that means that the client went.
 pub(crate) struct Watched {
     site: Rc<Site>,
     exchange: Exchange,
@@ -53,7 +53,8 @@ impl Watched {
         Some(chosen.address.clone())
     }
 
-    /// Whether connections that come now are shown to another version of the chain, or by another configuration of the listener.
+    /// Whether connections that come now are shown to another version of the chain, or by another
+    /// configuration of the listener.
     pub(crate) fn is_outdated(&self, listener: &Listener) -> bool {
         !Rc::ptr_eq(&self.site, &listener.site()) || self.exchange.is_outdated()
     }
@@ -70,7 +71,8 @@ impl Drop for Watched {
     }
 }
 
-/// Why a connection is refused of which the chain says this when it is opened, and how it ends; none: it goes on.
+/// Why a connection is refused of which the chain says this when it is opened, and how it ends;
+/// none: it goes on.
 pub(crate) fn refusal(step: &Step) -> Option<(Failure, Ended)> {
     match step {
         Step::Continue => None,

@@ -83,7 +83,8 @@ pub(crate) async fn handle(
             (parts, Source::Pieces(pieces))
         }
         Outcome::Status(status) => {
-            // After a request that may have been read in another way, or of which some may still come, nothing is read.
+            // After a request that may have been read in another way, or of which some may still
+            // come, nothing is read.
             close |= status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
             let (parts, text) = status_response(status);
             (parts, Source::Pieces(text))
@@ -135,7 +136,8 @@ pub(crate) async fn handle(
         if close {
             client.pulse.unread_bodies.refuse();
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            // To a client of HTTP/1.0 hyper says that the connection stays, unless the response is of that version, too.
+            // To a client of HTTP/1.0 hyper says that the connection stays, unless the response is
+            // of that version, too.
             parts.version = version;
         }
     }
@@ -143,14 +145,16 @@ pub(crate) async fn handle(
     Ok(Response::from_parts(parts, body))
 }
 
-/// Whether a response's length is known: HTTP/1.0 has no chunks, so another one ends with its connection.
+/// Whether a response's length is known: HTTP/1.0 has no chunks, so another one ends with its
+/// connection.
 fn has_length(parts: &response::Parts, body: &ResponseBody) -> bool {
     body.is_end_stream()
         || body.size_hint().exact().is_some()
         || parts.headers.contains_key(CONTENT_LENGTH)
 }
 
-/// The gateway's own response with this status: its head, and a line that says so, in reverse order.
+/// The gateway's own response with this status: its head, and a line that says so, in reverse
+/// order.
 pub(crate) fn status_response(status: StatusCode) -> (response::Parts, Pieces) {
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = status;
@@ -184,7 +188,8 @@ async fn pass(
         }
     };
     if length != Some(0) {
-        // The connection changes behind the request, and its body may never come (RFC 9110 section 7.8 lets a server ignore it).
+        // The connection changes behind the request, and its body may never come (RFC 9110 section
+        // 7.8 lets a server ignore it).
         asked.upgrade = None;
     }
     client.forwarded.certificate.tell(&mut parts.headers, &asked);
@@ -252,7 +257,8 @@ async fn pass(
     }
 }
 
-/// A request's way through a chain with services. Protocols are not changed on it: a service sees a request like any other.
+/// A request's way through a chain with services. Protocols are not changed on it: a service sees a
+/// request like any other.
 async fn travel(
     client: &Rc<Client>,
     site: &Rc<Site>,
@@ -431,7 +437,8 @@ fn filtered<S: Flow>(site: &Site, finish: &Finish, source: S) -> Result<Filtered
     Ok(Filtered::new(source, exchange.clone(), Direction::Response, piece_max))
 }
 
-/// What the chain makes of it that no upstream answered: it sees what the client is told like a response of one.
+/// What the chain makes of it that no upstream answered: it sees what the client is told like a
+/// response of one.
 async fn shown(site: &Site, finish: &Finish, outcome: Outcome) -> Outcome {
     let status = match outcome {
         Outcome::Status(status) if status.is_server_error() => status,

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// What ended a body or an exchange. The gateway turns it into a status if the response has not begun, and else cuts the
-/// exchange off so that the client sees that something is missing.
+/// What ended a body or an exchange. The gateway turns it into a status if the response has not
+/// begun, and else cuts the exchange off so that the client sees that something is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The client sent nothing, or took nothing, for too long.

@@ -1,8 +1,8 @@
 //! A body on its way through a chain, piece by piece.
 //!
-//! Owns: cutting frames into pieces, one event at a time, what the chain has let go and what is not yet taken. At most a frame of the source
-//! and what one event let go are kept; the next frame is asked for when the last piece has been taken. Must not know: where
-//! bodies come from.
+//! Owns: cutting frames into pieces, one event at a time, what the chain has let go and what is not
+//! yet taken. At most a frame of the source and what one event let go are kept; the next frame is
+//! asked for when the last piece has been taken. Must not know: where bodies come from.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,7 +18,8 @@ use http_body::{Body, Frame, SizeHint};
 use crate::chain::{BodyStep, Direction, Exchange, Pieces, Reply};
 use crate::http::fault::Fault;
 
-/// Where what a function answered to a piece is left for somebody who does not have the body any more.
+/// Where what a function answered to a piece is left for somebody who does not have the body any
+/// more.
 pub(crate) type Answer = Rc<RefCell<Option<Response<Pieces>>>>;
 
 /// See the module.

@@ -80,7 +80,8 @@ struct Asked {
     why: Option<Unconnected>,
 }
 
-/// An exchange under way; it is over when this is dropped. Until something else is said, that means that the client went.
+/// An exchange under way; it is over when this is dropped. Until something else is said, that means
+/// that the client went.
 pub(crate) struct Finish {
     pub(crate) site: Rc<Site>,
     pub(crate) pulse: Rc<Pulse>,
@@ -134,7 +135,8 @@ impl Finish {
         }
     }
 
-    /// Who asks, and for what, as it is said if it fails. `request`: none of a connection that carries no requests.
+    /// Who asks, and for what, as it is said if it fails. `request`: none of a connection that
+    /// carries no requests.
     pub(crate) fn asks(&mut self, client: SocketAddr, request: Option<(Method, Uri)>) {
         self.asked.client = Some(client);
         self.asked.request = request;
@@ -155,15 +157,17 @@ impl Finish {
         self.upload = Some(progress);
     }
 
-    /// Whether what is left of the request's body is read when nobody wants it, as is known when the response's head leaves. `expects`:
-    /// the client waits to be told to continue, so it may send nothing of a body of which nothing came.
+    /// Whether what is left of the request's body is read when nobody wants it, as is known when
+    /// the response's head leaves. `expects`: the client waits to be told to continue, so it may
+    /// send nothing of a body of which nothing came.
     pub(crate) fn reads_rest(&self, http1: bool, expects: bool, status: http::StatusCode) -> bool {
         let Some(upload) = &self.upload else { return true };
         if http1 {
             return upload.has_at_most(LINGER_BYTES) && (upload.has_begun() || !expects);
         }
-        // curl 7 reads nothing any more when it has the whole response, but sends, unless that is an error: then what is left must fit into
-        // the window that it has by now, or it waits for good.
+        // curl 7 reads nothing any more when it has the whole response, but sends, unless that is
+        // an error: then what is left must fit into the window that it has by now, or it waits for
+        // good.
         status.as_u16() >= 400 || upload.has_at_most(STREAM_WINDOW as usize / 2)
     }
 
@@ -342,7 +346,8 @@ impl Finish {
         }
     }
 
-    /// It ends because the client does not take the response, or does not send the rest of its request.
+    /// It ends because the client does not take the response, or does not send the rest of its
+    /// request.
     pub(crate) fn slow(&mut self, why: Failure) {
         self.slow = Some(why);
     }

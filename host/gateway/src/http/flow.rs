@@ -1,7 +1,8 @@
 //! Bodies on their way to and from services, which run on other threads.
 //!
-//! Owns: handing a body's frames over one at a time. A frame is asked for when there is room for it, and a connection that a body
-//! comes by is driven meanwhile: what goes the other way by it must not wait. Must not know: who is on the other side.
+//! Owns: handing a body's frames over one at a time. A frame is asked for when there is room for
+//! it, and a connection that a body comes by is driven meanwhile: what goes the other way by it
+//! must not wait. Must not know: who is on the other side.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
@@ -97,7 +98,8 @@ impl Body for Made {
 
 impl Flow for Made {}
 
-/// The same, with its frames handed over on this thread: a held waker is not to be woken by another one.
+/// The same, with its frames handed over on this thread: a held waker is not to be woken by another
+/// one.
 pub(crate) fn from_afar(stream: Stream) -> BoxFlow {
     if stream.is_end_stream() {
         return Box::new(Nothing);

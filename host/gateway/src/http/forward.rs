@@ -127,7 +127,8 @@ pub(crate) async fn send(
 }
 
 impl Forwarding<'_> {
-    /// Whether a request without a body may be sent again after it has been sent, when an upstream may have seen it.
+    /// Whether a request without a body may be sent again after it has been sent, when an upstream
+    /// may have seen it.
     fn may_repeat(&self, request: &Request<RequestBody>) -> bool {
         let retry = &self.site.plan.config.retry;
         retry.attempts > 0

@@ -1,8 +1,8 @@
 //! A request's way through a chain with services: leg after leg, to the upstream and back.
 //!
-//! Owns: the order of legs, and what becomes of heads and bodies between them. Functions that are told of events filter what passes,
-//! as in `exchange`; a service is handed the request, and the legs behind it are to it what a server is to a client. Must not
-//! know: what a service is.
+//! Owns: the order of legs, and what becomes of heads and bodies between them. Functions that are
+//! told of events filter what passes, as in `exchange`; a service is handed the request, and the
+//! legs behind it are to it what a server is to a client. Must not know: what a service is.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -351,7 +351,8 @@ impl<K: Keeps> Flow for Kept<K> {
     }
 }
 
-/// Tells the functions of a leg how their part of the exchange ended. The first leg's are told by the exchange's own end.
+/// Tells the functions of a leg how their part of the exchange ended. The first leg's are told by
+/// the exchange's own end.
 struct Ending {
     exchange: Exchange,
     tells: bool,

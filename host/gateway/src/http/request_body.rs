@@ -30,7 +30,8 @@ pub(crate) struct Progress {
     pub(crate) latest: Cell<Instant>,
     /// The next piece is asked for, and the client has not sent it.
     awaited: Cell<bool>,
-    /// The response's head has left: from then on it is the exchange that may be silent for so long, not the client alone.
+    /// The response's head has left: from then on it is the exchange that may be silent for so
+    /// long, not the client alone.
     answering: Cell<Option<Duration>>,
     /// The stream of a shared connection that it goes by.
     pub(crate) stream: RefCell<Option<Rc<OpenStream>>>,
@@ -91,18 +92,21 @@ impl Progress {
         self.latest.set(Instant::now());
     }
 
-    /// The response's head leaves; without a piece in either direction the exchange may last so long.
+    /// The response's head leaves; without a piece in either direction the exchange may last so
+    /// long.
     pub(crate) fn answers(&self, patience: Duration) {
         self.answering.set(Some(patience));
         self.moved();
     }
 
-    /// The time for an answer runs from here: not while the client has not sent the next piece, for which it has a time of its own.
+    /// The time for an answer runs from here: not while the client has not sent the next piece, for
+    /// which it has a time of its own.
     pub(crate) fn since(&self) -> Instant {
         if self.awaited.get() { Instant::now() } else { self.latest.get() }
     }
 
-    /// Why a response that is silent for too long is given up: as long as its upstream waits for the request, that is not its fault.
+    /// Why a response that is silent for too long is given up: as long as its upstream waits for
+    /// the request, that is not its fault.
     pub(crate) fn silence(&self) -> Fault {
         if self.awaited.get() { Fault::ClientSlow } else { Fault::UpstreamSlow }
     }
@@ -118,7 +122,8 @@ impl Progress {
     }
 }
 
-/// The client's body: as long as it may be, and as slow. What is left of it when nobody wants it any more is the connection's to read.
+/// The client's body: as long as it may be, and as slow. What is left of it when nobody wants it
+/// any more is the connection's to read.
 pub(crate) struct Upload {
     /// None when it has ended.
     incoming: Option<Incoming>,

@@ -22,7 +22,8 @@ use crate::http::rules;
 use crate::observe::statistics::Failure;
 use crate::upstream::pool::{Carrier, STREAM_WINDOW, Upstream};
 
-/// An upstream's body. It drives the connection that it comes by, and gives it back when it has ended.
+/// An upstream's body. It drives the connection that it comes by, and gives it back when it has
+/// ended.
 pub(crate) struct Download {
     incoming: Incoming,
     link: Option<Carrier>,
@@ -56,7 +57,8 @@ impl Download {
         }
     }
 
-    /// While the request's body still comes: what ends that ends the response, and as long as it moves, the response may be silent.
+    /// While the request's body still comes: what ends that ends the response, and as long as it
+    /// moves, the response may be silent.
     pub(crate) fn beside(self, upload: Option<Rc<Progress>>) -> Self {
         Self { upload, ..self }
     }
@@ -170,8 +172,8 @@ impl Source {
         matches!(self, Self::Empty)
     }
 
-    /// Nothing of it is sent: the response has no body, whatever function or gateway made one. To HEAD its length is said
-    /// (RFC 9110 section 8.6).
+    /// Nothing of it is sent: the response has no body, whatever function or gateway made one. To
+    /// HEAD its length is said (RFC 9110 section 8.6).
     pub(crate) fn leave_out(&mut self, method: &Method, headers: &mut HeaderMap) {
         let length = match std::mem::replace(self, Self::Empty) {
             Self::Empty => return,
@@ -231,7 +233,8 @@ impl ResponseBody {
         }
     }
 
-    /// Bytes that may lie here, or have been sent here, and that nobody has asked for: no more than are to come.
+    /// Bytes that may lie here, or have been sent here, and that nobody has asked for: no more than
+    /// are to come.
     pub(crate) fn holds(&self) -> usize {
         let most = match &self.source {
             Source::Empty => 0,

@@ -1,8 +1,9 @@
 //! What HTTP/2 clients leave of their responses, of all connections of a thread.
 //!
-//! Owns: how much that is, and who gives way when it is too much: those that have waited longest. A client pays next to nothing for a response
-//! that it does not take, so without a bound few of them fill the host's memory. What hyper has and has not written is counted as it is;
-//! what an upstream may have sent behind it, as the most that it can be. Must not know: how a body is given up.
+//! Owns: how much that is, and who gives way when it is too much: those that have waited longest. A
+//! client pays next to nothing for a response that it does not take, so without a bound few of them
+//! fill the host's memory. What hyper has and has not written is counted as it is; what an upstream
+//! may have sent behind it, as the most that it can be. Must not know: how a body is given up.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -60,7 +61,8 @@ impl ResponseBuffers {
         self.held.get() - self.going.get() > self.limit
     }
 
-    /// Gives up those that have waited longest, until a quarter is free: who fills the rest again pays for the next look at all.
+    /// Gives up those that have waited longest, until a quarter is free: who fills the rest again
+    /// pays for the next look at all.
     #[cold]
     pub(crate) fn make_room(&self) {
         let mut waiting: Vec<(Instant, Rc<Shared>)> = Vec::new();

@@ -1,6 +1,8 @@
-//! A copy of a request's body that can be sent again, because its upstream says that it did not look at it (RFC 9113 section 8.7).
+//! A copy of a request's body that can be sent again, because its upstream says that it did not
+//! look at it (RFC 9113 section 8.7).
 //!
-//! Owns: keeping what has been sent, as long as that is little and no response is there. Must not know: why it is sent again, and where.
+//! Owns: keeping what has been sent, as long as that is little and no response is there. Must not
+//! know: why it is sent again, and where.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,7 +20,8 @@ use crate::http::request_body::RequestBody;
 const KEPT: usize = 64 * 1024;
 /// And of all bodies of a thread.
 const ALL_KEPT: usize = 16 << 20;
-/// A piece counts for so many at least, or one of many short ones would take many times what it holds.
+/// A piece counts for so many at least, or one of many short ones would take many times what it
+/// holds.
 const PIECE: usize = 1024;
 
 type Frames = VecDeque<Frame<Bytes>>;

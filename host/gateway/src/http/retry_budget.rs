@@ -1,7 +1,8 @@
 //! How many attempts beyond the first may be under way at one time, of a listener on a thread.
 //!
-//! Retries are a share of the requests that are under way, as Envoy's and Linkerd's are: one request that fails is tried again, but when all
-//! fail, an upstream that has too much to do does not get it three times. Must not know: what is tried again, and why.
+//! Retries are a share of the requests that are under way, as Envoy's and Linkerd's are: one
+//! request that fails is tried again, but when all fail, an upstream that has too much to do does
+//! not get it three times. Must not know: what is tried again, and why.
 
 use std::cell::Cell;
 

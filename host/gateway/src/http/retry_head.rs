@@ -1,7 +1,8 @@
 //! A copy of a request's head, for the case that it has to be sent again.
 //!
-//! Nearly none is: so it is bytes one behind the other, written at once, and becomes a head when it is needed. A copy of the map of
-//! fields costs an allocation more, and two counts of references for each field.
+//! Nearly none is: so it is bytes one behind the other, written at once, and becomes a head when it
+//! is needed. A copy of the map of fields costs an allocation more, and two counts of references
+//! for each field.
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri, request};
 use smallvec::SmallVec;

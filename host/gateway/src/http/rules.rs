@@ -1,6 +1,8 @@
-//! What a proxy must do to a message's head: RFC 9110 section 7.6, RFC 9112 section 3, RFC 9113 section 8.
+//! What a proxy must do to a message's head: RFC 9110 section 7.6, RFC 9112 section 3, RFC 9113
+//! section 8.
 //!
-//! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades. Must not know: connections, chains.
+//! Owns: fields of one hop, the authority, the target's form, `via`, `x-forwarded-*`, upgrades.
+//! Must not know: connections, chains.
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
@@ -47,7 +49,8 @@ fn refused<T>(status: StatusCode, why: &'static str) -> Result<T, Refused> {
     Err(Refused { status, why })
 }
 
-/// Brings a request into the form that chains see: target in origin form, the authority in `host`, no fields of the last hop.
+/// Brings a request into the form that chains see: target in origin form, the authority in `host`,
+/// no fields of the last hop.
 ///
 /// # Errors
 /// Why it cannot be forwarded, with the status that says so.
@@ -91,7 +94,8 @@ pub(crate) fn received(parts: &mut request::Parts) -> Result<Asked, Refused> {
     Ok(asked)
 }
 
-/// Takes away the one expectation that there is: that hyper says 100 (RFC 9110 section 10.1.1). An HTTP/1.0 client has none.
+/// Takes away the one expectation that there is: that hyper says 100 (RFC 9110 section 10.1.1). An
+/// HTTP/1.0 client has none.
 fn expectation(parts: &mut request::Parts) -> Result<(), Refused> {
     let known = |value: &HeaderValue| {
         tokens(value).all(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
@@ -108,7 +112,8 @@ fn names_h2c(upgrade: &HeaderValue) -> bool {
     tokens(upgrade).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Whether an OPTIONS may go further than here, of which it is one hop less then (RFC 9110 section 7.6.2).
+/// Whether an OPTIONS may go further than here, of which it is one hop less then (RFC 9110 section
+/// 7.6.2).
 fn goes_on(headers: &mut HeaderMap) -> bool {
     let hops = headers.get(MAX_FORWARDS).and_then(|hops| hops.to_str().ok()?.parse::<u64>().ok());
     match hops {
@@ -121,8 +126,9 @@ fn goes_on(headers: &mut HeaderMap) -> bool {
     }
 }
 
-/// Whether a body is framed in a way that is not taken away with the fields of this hop: `transfer-encoding` says nothing but
-/// `chunked`. Another coding would be dropped, and what it coded go on (RFC 9112 section 7).
+/// Whether a body is framed in a way that is not taken away with the fields of this hop:
+/// `transfer-encoding` says nothing but `chunked`. Another coding would be dropped, and what it
+/// coded go on (RFC 9112 section 7).
 pub(crate) fn is_framed(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
@@ -149,8 +155,9 @@ fn authority(parts: &mut request::Parts, seen: Seen) -> Result<(), Refused> {
         let differs = |host: &HeaderValue| {
             !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
         };
-        // HTTP/1's target counts instead of the field (RFC 9112 section 3.2.2), which must be there all the same; with HTTP/2 a client
-        // does not say both by accident (RFC 9113 section 8.3.1).
+        // HTTP/1's target counts instead of the field (RFC 9112 section 3.2.2), which must be there
+        // all the same; with HTTP/2 a client does not say both by accident (RFC 9113 section
+        // 8.3.1).
         if parts.version <= Version::HTTP_11 {
             one_host(parts.version, seen)?;
         }
@@ -180,8 +187,8 @@ fn one_host(version: Version, seen: Seen) -> Result<(), Refused> {
     }
 }
 
-/// Whether it is a host, with a port or without, for all that take it for one; a client may say that there is none (RFC 9112
-/// section 3.2).
+/// Whether it is a host, with a port or without, for all that take it for one; a client may say
+/// that there is none (RFC 9112 section 3.2).
 fn is_authority(host: &[u8]) -> bool {
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || b".:-_~[]!$&'()*+;=%".contains(b);
     host.is_empty() || (host.iter().all(allowed) && Authority::try_from(host).is_ok())
@@ -230,7 +237,8 @@ fn names(headers: &HeaderMap, option: &str) -> bool {
         .any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(option.as_bytes())))
 }
 
-/// Fields that are there and mean something to a proxy, found in one pass: most messages have few of them.
+/// Fields that are there and mean something to a proxy, found in one pass: most messages have few
+/// of them.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     connection: bool,
@@ -379,7 +387,8 @@ fn tell_client(headers: &mut HeaderMap, forwarded: &Forwarded, policy: Forwarded
     }
     let mut client = forwarded.client.clone();
     if policy != ForwardedFields::Replace && headers.contains_key(FORWARDED_FOR) {
-        // One list: who looks at one line of several would miss the end of it, which alone is not the client's word.
+        // One list: who looks at one line of several would miss the end of it, which alone is not
+        // the client's word.
         let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
         let lines: Vec<&[u8]> =
             lines.filter(|l| !l.is_empty()).chain([client.as_bytes()]).collect();
@@ -401,8 +410,8 @@ fn tell_client(headers: &mut HeaderMap, forwarded: &Forwarded, policy: Forwarded
     }
 }
 
-/// Whether an upstream may take it for one of the fields that are set here: RFC 7239's, or another name that CGI and its like write in the
-/// same way.
+/// Whether an upstream may take it for one of the fields that are set here: RFC 7239's, or another
+/// name that CGI and its like write in the same way.
 fn is_like_ours(name: &HeaderName) -> bool {
     let ours = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
     name == FORWARDED
@@ -425,8 +434,9 @@ fn take_away(headers: &mut HeaderMap, of: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and `te` is this hop's;
-/// for HTTP/2 it is part of the target. A request that had the other form before, for another upstream, stays the same.
+/// Puts a request into the form of the connection it goes by: for HTTP/1.1 the host is a field, and
+/// `te` is this hop's; for HTTP/2 it is part of the target. A request that had the other form
+/// before, for another upstream, stays the same.
 pub(crate) fn address<B>(
     request: &mut Request<B>,
     http2: bool,
@@ -467,8 +477,8 @@ pub(crate) fn address<B>(
     }
 }
 
-/// Says how a body is framed whose length is not known. hyper sends none with GET or HEAD unless the head says that there is one; HTTP/2
-/// frames all bodies by itself.
+/// Says how a body is framed whose length is not known. hyper sends none with GET or HEAD unless
+/// the head says that there is one; HTTP/2 frames all bodies by itself.
 pub(crate) fn frame<B: Body>(request: &mut Request<B>, http2: bool) {
     let chunked =
         !http2 && !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
@@ -486,8 +496,8 @@ pub(crate) fn trailers(fields: &mut HeaderMap) {
     fields.remove(HOST);
 }
 
-/// The same of a request's, which may not say either for whom it is sent, nor who sends it: who reads them as if they were in the head,
-/// believes that.
+/// The same of a request's, which may not say either for whom it is sent, nor who sends it: who
+/// reads them as if they were in the head, believes that.
 pub(crate) fn request_trailers(fields: &mut HeaderMap) {
     trailers(fields);
     let of_head = [
@@ -536,7 +546,8 @@ pub(crate) fn says_upgrade(parts: &mut response::Parts, version: Version) {
     }
 }
 
-/// Leaves one length of those that are equal, or the response is not read with them (RFC 9110 section 8.6): clients of HTTP/2 take no more.
+/// Leaves one length of those that are equal, or the response is not read with them (RFC 9110
+/// section 8.6): clients of HTTP/2 take no more.
 fn one_length(headers: &mut HeaderMap) {
     let first = headers.get(CONTENT_LENGTH).and_then(|value| tokens(value).next());
     if let Some(Ok(first)) = first.map(HeaderValue::from_bytes) {
@@ -544,7 +555,8 @@ fn one_length(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the response of this request and status has no body, whatever its fields say (RFC 9112 section 6.3).
+/// Whether the response of this request and status has no body, whatever its fields say (RFC 9112
+/// section 6.3).
 pub(crate) fn bodiless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD
         || status.is_informational()

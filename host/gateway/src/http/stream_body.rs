@@ -1,9 +1,10 @@
 //! Bodies of HTTP/2 responses, of each of which the client has to take what comes.
 //!
-//! Owns: giving up on a body that the client leaves where it is. hyper does not ask for more of it then, so nobody would end it as long as
-//! other streams of the connection go on, and what it holds at its upstream, a stream or a connection, would be held for good. The task
-//! that hyper has for the stream waits for the client, too, so it is ended: with it go the stream, which is reset, and what was
-//! to be sent. Must not know: where bodies come from.
+//! Owns: giving up on a body that the client leaves where it is. hyper does not ask for more of it
+//! then, so nobody would end it as long as other streams of the connection go on, and what it holds
+//! at its upstream, a stream or a connection, would be held for good. The task that hyper has for
+//! the stream waits for the client, too, so it is ended: with it go the stream, which is reset, and
+//! what was to be sent. Must not know: where bodies come from.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io::IoSlice;
@@ -89,7 +90,8 @@ impl StreamBodies {
         self.all.borrow().is_empty()
     }
 
-    /// Whether the connection is to end, because what it holds is wanted and cannot be had otherwise.
+    /// Whether the connection is to end, because what it holds is wanted and cannot be had
+    /// otherwise.
     pub(crate) fn is_full(&self) -> bool {
         self.full.get()
     }
@@ -159,8 +161,8 @@ impl Shared {
         true
     }
 
-    /// Gives it up because what it holds is wanted. What hyper has of it goes soon, but not if nobody has its stream any more, or if the
-    /// connection takes nothing: then that ends.
+    /// Gives it up because what it holds is wanted. What hyper has of it goes soon, but not if
+    /// nobody has its stream any more, or if the connection takes nothing: then that ends.
     pub(crate) fn make_room(&self) {
         if self.given_up.replace(true) {
             return;

@@ -1,8 +1,10 @@
-//! Bodies of requests that are not read to the end when their responses are there: the client still sends, and nobody wants it.
+//! Bodies of requests that are not read to the end when their responses are there: the client still
+//! sends, and nobody wants it.
 //!
-//! Owns: reading it and throwing it away, as long as it ends soon. A client of HTTP/1 cannot send its next request before it has sent all of
-//! this one, and loses that if the connection ends instead; one of HTTP/2 may take the end of its stream for a failure, and not look at
-//! the response. Must not know: responses.
+//! Owns: reading it and throwing it away, as long as it ends soon. A client of HTTP/1 cannot send
+//! its next request before it has sent all of this one, and loses that if the connection ends
+//! instead; one of HTTP/2 may take the end of its stream for a failure, and not look at the
+//! response. Must not know: responses.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -52,7 +54,8 @@ impl Unread {
     }
 }
 
-/// Those of a connection: one of HTTP/1, as many as its streams of HTTP/2. Its task polls them. See the module.
+/// Those of a connection: one of HTTP/1, as many as its streams of HTTP/2. Its task polls them. See
+/// the module.
 #[derive(Default)]
 pub(crate) struct UnreadBodies {
     all: RefCell<Vec<Unread>>,
@@ -95,7 +98,8 @@ impl UnreadBodies {
         self.all.borrow().is_empty()
     }
 
-    /// Throws away what there is. Answers how many have ended, and how many of these because their clients were too slow.
+    /// Throws away what there is. Answers how many have ended, and how many of these because their
+    /// clients were too slow.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> (usize, usize) {
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {

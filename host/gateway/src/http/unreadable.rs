@@ -1,5 +1,5 @@
-//! A request that hyper could not read, and has answered itself: it is no exchange, so what can be known of it is counted and written
-//! down here.
+//! A request that hyper could not read, and has answered itself: it is no exchange, so what can be
+//! known of it is counted and written down here.
 
 use std::error::Error as _;
 
@@ -31,7 +31,8 @@ pub(crate) fn http1(client: &Client, site: &Site, error: &hyper::Error) {
     note(client, site, status, error);
 }
 
-/// The same of HTTP/2: the client did not keep to the protocol. What hyper only resets a stream for is not told.
+/// The same of HTTP/2: the client did not keep to the protocol. What hyper only resets a stream for
+/// is not told.
 pub(crate) fn http2(client: &Client, site: &Site, error: &hyper::Error) {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     if cause.is_some_and(h2::Error::is_library) {

@@ -1,5 +1,5 @@
-//! A connection that has changed to another protocol, for instance WebSocket (RFC 9110 section 7.8): from then on its bytes are
-//! passed through.
+//! A connection that has changed to another protocol, for instance WebSocket (RFC 9110 section
+//! 7.8): from then on its bytes are passed through.
 
 use std::rc::Rc;
 
@@ -26,7 +26,8 @@ impl Upgraded {
         Self { upstream, open, finish }
     }
 
-    /// Passes bytes until both sides have ended, or the listener's connections are to be; how it ended.
+    /// Passes bytes until both sides have ended, or the listener's connections are to be; how it
+    /// ended.
     pub(crate) async fn relay(
         self,
         client: Stream,

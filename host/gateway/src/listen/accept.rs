@@ -1,6 +1,7 @@
 //! From a socket that listens to a connection that is served.
 //!
-//! Owns: accepting, the PROXY protocol's header, the TLS handshake, finding out which HTTP is spoken. Must not know: requests.
+//! Owns: accepting, the PROXY protocol's header, the TLS handshake, finding out which HTTP is
+//! spoken. Must not know: requests.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -33,7 +34,8 @@ use crate::tls::{self, Trust};
 
 /// What HTTP/2 begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// After accepting failed, for instance because there are too many files, it is tried again in so long.
+/// After accepting failed, for instance because there are too many files, it is tried again in so
+/// long.
 const PAUSE: Duration = Duration::from_millis(50);
 /// While it goes on failing, it is told so often.
 const TELL: Duration = Duration::from_secs(10);
@@ -223,7 +225,8 @@ async fn open(site: &Site, mut tcp: TcpStream, peer: SocketAddr) -> Result<Opene
     Ok(Opened { stream, origin, certificate, trust, http2 })
 }
 
-/// Says whose certificate was refused, and why: some in the log of everybody, all in that of who looks closely.
+/// Says whose certificate was refused, and why: some in the log of everybody, all in that of who
+/// looks closely.
 #[cold]
 fn certificate_refused(site: &Site, client: SocketAddr, error: &io::Error, subject: Option<&str>) {
     let why = match error.get_ref().and_then(|error| error.downcast_ref()) {

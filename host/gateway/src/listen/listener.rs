@@ -30,13 +30,14 @@ use crate::upstream::members::Members;
 use crate::upstream::pool::Upstream;
 use crate::upstream::rotation::{Choice, Rotation, Tried};
 
-/// Fields of a head that hyper takes if nothing is said; it has room for them without filling it first.
+/// Fields of a head that hyper takes if nothing is said; it has room for them without filling it
+/// first.
 pub(crate) const HYPERS_FIELDS: usize = 100;
 
 /// The largest window of HTTP/2 (RFC 9113 section 6.9.1).
 pub(crate) const HTTP2_WINDOW_MAX: u32 = (1 << 31) - 1;
-/// Bytes of a request's body that an HTTP/2 client may send before its upstream takes any: what one gets through on a path of 20 ms is
-/// 12 MB/s.
+/// Bytes of a request's body that an HTTP/2 client may send before its upstream takes any: what one
+/// gets through on a path of 20 ms is 12 MB/s.
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes of all bodies that one HTTP/2 connection may have the gateway keep.
 const CONNECTION_WINDOW_MAX: u32 = 16 * 1024 * 1024;
@@ -71,7 +72,8 @@ pub(crate) struct ThreadCounters {
 }
 
 impl Plan {
-    /// The mark of the authorities and lists by which clients' certificates are taken, if any are asked for.
+    /// The mark of the authorities and lists by which clients' certificates are taken, if any are
+    /// asked for.
     pub(crate) fn trusted(&self) -> Option<u64> {
         self.trust.as_ref().map(Trust::now)
     }
@@ -149,8 +151,9 @@ impl Site {
         }))
     }
 
-    /// The next member to try: of the upstream that was chosen, or of the one whose turn it is. When all members of a chosen one
-    /// were tried, others take its place only if it is one of those that are balanced.
+    /// The next member to try: of the upstream that was chosen, or of the one whose turn it is.
+    /// When all members of a chosen one were tried, others take its place only if it is one of
+    /// those that are balanced.
     pub(crate) fn next(&self, chosen: Option<Choice>, tried: &Tried) -> Option<Rc<Upstream>> {
         let untried = |i: usize| self.rotations[i].is_untried(tried);
         let weight = |i: usize| self.plan.config.upstreams[i].weight;
@@ -188,13 +191,15 @@ fn http2_builder(config: &ListenerConfig) -> http2::Builder<StreamExecutor> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.limits.streams)
-        // An upload that its upstream does not take holds up no other, unless there are many: all of them lie in memory.
+        // An upload that its upstream does not take holds up no other, unless there are many: all
+        // of them lie in memory.
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(
             STREAM_WINDOW.saturating_mul(config.limits.streams).min(CONNECTION_WINDOW_MAX),
         )
         .max_header_list_size(u32::try_from(config.limits.head).unwrap_or(u32::MAX))
-        // Floods of streams that are reset before they are accepted end the connection; the client's task sees to others.
+        // Floods of streams that are reset before they are accepted end the connection; the
+        // client's task sees to others.
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128)
         .max_send_buf_size(64 * 1024)

@@ -1,4 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: who the client is, told by a proxy in front and told on to an upstream.
+//! The PROXY protocol, versions 1 and 2: who the client is, told by a proxy in front and told on to
+//! an upstream.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,11 +16,12 @@ const FIRST: usize = 12;
 const V2_FIXED: usize = 16;
 /// Longest version 1 header.
 const V1_LONGEST: usize = 107;
-/// Longest version 2 header that is read: addresses and some fields of a kind that is not looked at.
+/// Longest version 2 header that is read: addresses and some fields of a kind that is not looked
+/// at.
 const V2_LONGEST: usize = 4096;
 
-/// Reads a header, and nothing behind it: the client's address and the one it connected to; `None` if the proxy speaks for
-/// itself or does not know.
+/// Reads a header, and nothing behind it: the client's address and the one it connected to; `None`
+/// if the proxy speaks for itself or does not know.
 ///
 /// # Errors
 /// What the kernel said, or that this is no header.
@@ -91,7 +93,8 @@ fn of_v2(addresses: &v2::Addresses) -> Option<(SocketAddr, SocketAddr)> {
     }
 }
 
-/// A header for an upstream: the client's address and the one it connected to, or that the proxy speaks for itself.
+/// A header for an upstream: the client's address and the one it connected to, or that the proxy
+/// speaks for itself.
 pub(crate) fn header(version: ProxyHeader, addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let Some((client, local)) = addresses else {
         return match version {

@@ -44,7 +44,8 @@ pub(crate) enum Command {
         sockets: Vec<(SocketAddr, TcpListener)>,
         answer: SyncSender<Result<(), String>>,
     },
-    /// No more of this listener; its connections end when they have done what they are doing, or when the time has come.
+    /// No more of this listener; its connections end when they have done what they are doing, or
+    /// when the time has come.
     Remove { name: String, deadline: Instant, closed: SyncSender<()>, ended: SyncSender<()> },
     /// The end: all connections are cut off.
     Stop,
@@ -57,7 +58,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Starts a thread. `response_buffers`: bytes, as [`GatewayConfig`](crate::config::GatewayConfig) has them.
+    /// Starts a thread. `response_buffers`: bytes, as
+    /// [`GatewayConfig`](crate::config::GatewayConfig) has them.
     ///
     /// # Errors
     /// What the kernel said.
@@ -79,7 +81,8 @@ struct Running {
 }
 
 impl Running {
-    /// Accepts no more at addresses that are not to be kept. A socket is closed when its task has ended.
+    /// Accepts no more at addresses that are not to be kept. A socket is closed when its task has
+    /// ended.
     fn close(&mut self, keep: &[SocketAddr]) -> Vec<JoinHandle<()>> {
         let closed = self.sockets.extract_if(|address, task| {
             let stays = keep.contains(address);

@@ -1,4 +1,5 @@
-//! Lines of the log about exchanges that failed and clients that were refused: a few, whatever clients do.
+//! Lines of the log about exchanges that failed and clients that were refused: a few, whatever
+//! clients do.
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,9 +1,10 @@
 //! The file that a listener's requests are written to, one JSON object a line.
 //!
-//! Owns: the file, the thread that opens it and writes to it, what is lost when that does not keep up. Must not know: what a line says.
+//! Owns: the file, the thread that opens it and writes to it, what is lost when that does not keep
+//! up. Must not know: what a line says.
 //!
-//! Threads of the gateway hand over many lines at a time. Nobody waits for the disk: what blocks (a file system of another machine, a
-//! FIFO) blocks the thread alone.
+//! Threads of the gateway hand over many lines at a time. Nobody waits for the disk: what blocks (a
+//! file system of another machine, a FIFO) blocks the thread alone.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -23,8 +24,8 @@ const QUEUE: usize = 64;
 const AGAIN: Duration = Duration::from_secs(3);
 /// Between two looks whether the queue has room for the last order.
 const LOOK: Duration = Duration::from_millis(10);
-/// A new file is its owner's, and its group may read it: what clients ask for is nobody else's. A file in the place of one that was
-/// renamed has the rights of that one.
+/// A new file is its owner's, and its group may read it: what clients ask for is nobody else's. A
+/// file in the place of one that was renamed has the rights of that one.
 const MODE: u32 = 0o640;
 /// Rights among the bits of a mode.
 const RIGHTS: u32 = 0o7777;
@@ -108,7 +109,8 @@ impl Journal {
         self.shared.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until all that was handed over is written, until the deadline at most: what waits then is lost.
+    /// Waits until all that was handed over is written, until the deadline at most: what waits then
+    /// is lost.
     pub(crate) fn end(&self, deadline: Instant) {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(ended) = ended else { return };
@@ -299,7 +301,8 @@ fn open(path: &Path, mode: Option<u32>) -> io::Result<File> {
     }
 }
 
-/// Whether the file's last line is not whole: a host that crashed, or a disk that was full, cut it off.
+/// Whether the file's last line is not whole: a host that crashed, or a disk that was full, cut it
+/// off.
 fn is_torn(file: &File, path: &Path) -> bool {
     let Some(end) = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0) else {
         return false;

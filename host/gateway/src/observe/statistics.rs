@@ -118,7 +118,8 @@ pub struct ListenerStatistics {
     pub retries_denied: u64,
     /// Connections whose bytes the kernel passes on by itself.
     pub spliced: u64,
-    /// Requests and connections that were not written down, because the disk did not keep up or had no room.
+    /// Requests and connections that were not written down, because the disk did not keep up or had
+    /// no room.
     pub log_lost: u64,
     /// In the order of [`FAILURES`].
     pub failures: [u64; FAILURES.len()],
@@ -134,8 +135,8 @@ pub struct ListenerStatistics {
     pub certificates: Vec<CertificateStatus>,
     /// When what its other files say runs out, and what those of its upstreams say.
     pub expiries: Vec<(Option<Target>, Expiry)>,
-    /// What it should have and has not, and why: files that were read again and are no good, whose earlier content is in force, and the
-    /// file of its log.
+    /// What it should have and has not, and why: files that were read again and are no good, whose
+    /// earlier content is in force, and the file of its log.
     pub not_taken: Vec<String>,
 }
 
@@ -262,7 +263,8 @@ pub struct Expiry {
 pub enum ExpiryOf {
     /// Who may have signed certificates.
     Authorities,
-    /// Which certificates are revoked: when newer lists should be there (`nextUpdate`, RFC 5280 section 5.1.2.5).
+    /// Which certificates are revoked: when newer lists should be there (`nextUpdate`, RFC 5280
+    /// section 5.1.2.5).
     Revoked,
     /// What the gateway shows an upstream.
     Certificate,

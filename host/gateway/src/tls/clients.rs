@@ -48,7 +48,8 @@ impl Trust {
     }
 }
 
-/// Looks at clients' certificates: signed by one of the authorities for clients (RFC 5280 section 4.2.1.12), in force, not revoked.
+/// Looks at clients' certificates: signed by one of the authorities for clients (RFC 5280 section
+/// 4.2.1.12), in force, not revoked.
 ///
 /// # Errors
 /// Which file is no good, and why.
@@ -90,7 +91,8 @@ pub(crate) fn refused_subject() -> Option<String> {
     REFUSED.take()
 }
 
-/// A verifier, and a note of the subject of what it refuses: the error alone comes out of the handshake.
+/// A verifier, and a note of the subject of what it refuses: the error alone comes out of the
+/// handshake.
 #[derive(Debug)]
 struct Noting(Arc<dyn ClientCertVerifier>);
 

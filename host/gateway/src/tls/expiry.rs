@@ -44,7 +44,8 @@ pub(super) fn of_own(
     Ok(Expiry { of: ExpiryOf::Certificate, at })
 }
 
-/// Of a file's authorities, the first one that expires. What one signed that has expired is taken all the same.
+/// Of a file's authorities, the first one that expires. What one signed that has expired is taken
+/// all the same.
 ///
 /// # Errors
 /// One cannot be read.
@@ -68,8 +69,8 @@ pub(super) fn of_authorities(
     Ok(first.map(|at| Expiry { of: ExpiryOf::Authorities, at }))
 }
 
-/// Of a file's lists, the first one that a newer one should have followed; none says when if there is none. `enforced`: then clients are
-/// refused.
+/// Of a file's lists, the first one that a newer one should have followed; none says when if there
+/// is none. `enforced`: then clients are refused.
 ///
 /// # Errors
 /// One cannot be read.

@@ -8,8 +8,8 @@ use arc_swap::ArcSwap;
 
 use crate::error::GatewayError;
 
-/// What tells that a file is another one, or says something else, or may be read now: device, inode, size, and when its content and its
-/// properties changed last.
+/// What tells that a file is another one, or says something else, or may be read now: device,
+/// inode, size, and when its content and its properties changed last.
 #[derive(PartialEq, Eq)]
 struct Mark([u64; 3], [i64; 4]);
 
@@ -36,8 +36,8 @@ struct Last {
 
 /// A [`Read`] of whatever it is.
 pub(crate) trait FromFiles: Send + Sync {
-    /// Whether it is to be read again: a file has changed since it was read, or the last reading failed, for which the reason may be gone
-    /// without a trace.
+    /// Whether it is to be read again: a file has changed since it was read, or the last reading
+    /// failed, for which the reason may be gone without a trace.
     fn stale(&self) -> bool;
 
     /// Reads the files again.

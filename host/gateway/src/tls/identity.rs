@@ -1,4 +1,5 @@
-//! A client's certificate, as upstreams and functions are told of it: Envoy's `x-forwarded-client-cert`.
+//! A client's certificate, as upstreams and functions are told of it: Envoy's
+//! `x-forwarded-client-cert`.
 
 use std::fmt::Write as _;
 
@@ -13,7 +14,8 @@ use x509_parser::x509::X509Name;
 /// Bytes of the field's value at most: names that do not fit are left out.
 const MOST: usize = 4096;
 
-/// `Hash=`, the certificate's SHA-256; `Subject=`, as RFC 4514 writes it; `URI=` and `DNS=` for each name it has.
+/// `Hash=`, the certificate's SHA-256; `Subject=`, as RFC 4514 writes it; `URI=` and `DNS=` for
+/// each name it has.
 pub(crate) fn told(certificate: &CertificateDer<'_>) -> Option<HeaderValue> {
     let mut told = format!("Hash={}", hex(&Sha256::digest(certificate)));
     let mut add = |key: &str, value: &str| {
@@ -61,7 +63,8 @@ fn value(text: &str) -> String {
     format!("\"{}\"", escaped(text, "\"\\"))
 }
 
-/// With a backslash before each of these, and bytes that are not for a field's value in hexadecimal (RFC 4514 section 2.4).
+/// With a backslash before each of these, and bytes that are not for a field's value in hexadecimal
+/// (RFC 4514 section 2.4).
 fn escaped(text: &str, special: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.len().saturating_sub(1);

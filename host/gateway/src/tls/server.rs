@@ -78,7 +78,8 @@ pub(crate) fn served(listener: &ListenerConfig) -> Result<Option<Read<Served>>, 
         };
         let mut config = builder.with_cert_resolver(Arc::new(names));
         if clients.is_some() {
-            // Who resumes a session is not looked at again, whatever became of the certificate since.
+            // Who resumes a session is not looked at again, whatever became of the certificate
+            // since.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         } else {
@@ -88,7 +89,8 @@ pub(crate) fn served(listener: &ListenerConfig) -> Result<Option<Read<Served>>, 
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         }
         if let Some(trust) = &trust {
-            // What follows cannot fail. Whoever comes by the files before in the meantime has their mark, and goes with the next response.
+            // What follows cannot fail. Whoever comes by the files before in the meantime has their
+            // mark, and goes with the next response.
             trusted.store(trust.mark, Ordering::Relaxed);
         }
         Ok(Served { config: Arc::new(config), status, trust, expiries })

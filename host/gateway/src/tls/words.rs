@@ -37,7 +37,8 @@ pub(crate) fn why(error: &CertificateError) -> String {
 /// How what rustls says of a peer's alert begins.
 const ALERT: &str = "received fatal alert: ";
 
-/// The alert with which a peer ended TLS, if it did. With TLS 1.3 it refuses a certificate behind the handshake, when requests are under way.
+/// The alert with which a peer ended TLS, if it did. With TLS 1.3 it refuses a certificate behind
+/// the handshake, when requests are under way.
 pub(crate) fn alert(error: &(dyn Error + 'static)) -> Option<io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {

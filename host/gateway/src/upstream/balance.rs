@@ -1,5 +1,5 @@
-//! Whose turn it is: weighted round robin (nginx's smooth one, which spreads the turns of a heavy upstream), passing by those that
-//! are not healthy as long as there are others.
+//! Whose turn it is: weighted round robin (nginx's smooth one, which spreads the turns of a heavy
+//! upstream), passing by those that are not healthy as long as there are others.
 
 use std::cell::RefCell;
 
@@ -16,8 +16,8 @@ impl Balance {
         Self { weights, turns }
     }
 
-    /// The next one. If none is healthy, one of them all: checks may err, and an answer that says so is no better than an
-    /// attempt. `None`: there is none that was not tried.
+    /// The next one. If none is healthy, one of them all: checks may err, and an answer that says
+    /// so is no better than an attempt. `None`: there is none that was not tried.
     pub(crate) fn next(
         &self,
         untried: impl Fn(usize) -> bool,

@@ -30,7 +30,8 @@ pub(crate) struct Route {
 pub(crate) struct Unconnected {
     #[source]
     pub(crate) error: io::Error,
-    /// What it counts as: [`Failure::Tls`] if there was one, but TLS, or HTTP by it, was not agreed on.
+    /// What it counts as: [`Failure::Tls`] if there was one, but TLS, or HTTP by it, was not agreed
+    /// on.
     pub(crate) failure: Failure,
 }
 
@@ -46,7 +47,8 @@ impl Unconnected {
     }
 }
 
-/// For an upstream that wants to know: the client's address and the one it connected to; none if the connection is the gateway's own.
+/// For an upstream that wants to know: the client's address and the one it connected to; none if
+/// the connection is the gateway's own.
 pub(crate) type Told = Option<(ProxyHeader, Option<(SocketAddr, SocketAddr)>)>;
 
 impl Route {

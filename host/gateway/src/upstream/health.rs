@@ -11,7 +11,8 @@ use crate::observe::statistics::{FAILURES, Failure};
 const IN_A_ROW: u32 = 3;
 /// For so long. Nor is it told more often that it is down.
 const PASSED_BY: Duration = Duration::from_secs(10);
-/// Why requests fail is put into words this often at most: all of them may, and each of them would pay for that.
+/// Why requests fail is put into words this often at most: all of them may, and each of them would
+/// pay for that.
 const SAID: Duration = Duration::from_secs(1);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -25,7 +26,8 @@ pub(crate) struct Standing {
     failures: AtomicU32,
     /// Milliseconds since the start; 0: not passed by.
     until: AtomicU64,
-    /// When it was said last why requests fail, in milliseconds since the start; 0: not since it answered.
+    /// When it was said last why requests fail, in milliseconds since the start; 0: not since it
+    /// answered.
     said: AtomicU64,
     told: Mutex<Told>,
     tell: Tell,
@@ -62,8 +64,9 @@ impl Standing {
         until == 0 || now() >= until
     }
 
-    /// It gets a request. The first one behind the time for which it was passed by is a trial: it is passed by for as long again, unless that
-    /// one is answered, so that an upstream which hangs has a request at a time, and not its share of all.
+    /// It gets a request. The first one behind the time for which it was passed by is a trial: it
+    /// is passed by for as long again, unless that one is answered, so that an upstream which hangs
+    /// has a request at a time, and not its share of all.
     pub(crate) fn asked(&self) {
         let until = self.until.load(Relaxed);
         if until == 0 {
@@ -104,7 +107,8 @@ impl Standing {
         }
     }
 
-    /// It could not be reached, lost a request, or let it wait for too long. `error`: what there is to say about it beyond that.
+    /// It could not be reached, lost a request, or let it wait for too long. `error`: what there is
+    /// to say about it beyond that.
     pub(crate) fn failed(&self, failure: Failure, error: Option<&io::Error>) {
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         if failures < IN_A_ROW {
@@ -242,7 +246,8 @@ mod tests {
         assert!((1..=1 + periods).contains(&words.load(Relaxed)), "{words:?}");
         assert_eq!(standing.failures.load(Relaxed), 10_000);
         assert_eq!(standing.problem().as_deref(), Some("connect: no route"));
-        // Another reason is told when the time has come, and at once when it has answered meanwhile.
+        // Another reason is told when the time has come, and at once when it has answered
+        // meanwhile.
         standing.said.store(1, Relaxed);
         while now() <= 1 + SAID.as_millis() as u64 {
             std::thread::sleep(Duration::from_millis(10));

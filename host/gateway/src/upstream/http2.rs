@@ -1,8 +1,9 @@
 //! HTTP/2 connections to an upstream: each has as many requests at a time as the upstream allows.
 //!
-//! Owns: which connection a request goes by, counting what is under way at each, and when one gets no more. hyper's client takes no request
-//! while one before it waits for a stream, and does not give that back: so none is sent by a connection that has no stream left, nor before the
-//! upstream has said how many there are. Must not know: requests, how a connection is made.
+//! Owns: which connection a request goes by, counting what is under way at each, and when one gets
+//! no more. hyper's client takes no request while one before it waits for a stream, and does not
+//! give that back: so none is sent by a connection that has no stream left, nor before the upstream
+//! has said how many there are. Must not know: requests, how a connection is made.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -42,8 +43,8 @@ struct Shared {
 struct Driven {
     /// None when it has ended.
     connection: RefCell<Option<Connection>>,
-    /// Streams that the upstream allowed when it was last looked at: while it is driven, which is where functions see bodies and may ask
-    /// for another stream, nobody else can look.
+    /// Streams that the upstream allowed when it was last looked at: while it is driven, which is
+    /// where functions see bodies and may ask for another stream, nobody else can look.
     allowed: Cell<usize>,
     /// The upstream has said something, or the connection has ended.
     heard: Rc<Notify>,
@@ -112,10 +113,12 @@ impl Shared {
     }
 }
 
-/// A request that is under way, until both of its bodies have ended: whoever has one of them has this.
+/// A request that is under way, until both of its bodies have ended: whoever has one of them has
+/// this.
 pub(crate) struct OpenStream {
     shared: Rc<Shared>,
-    /// After a GOAWAY nobody drives the connection from here, but it is there until its last stream has ended.
+    /// After a GOAWAY nobody drives the connection from here, but it is there until its last stream
+    /// has ended.
     _open: Option<Rc<Open>>,
 }
 
@@ -144,8 +147,8 @@ impl Connections {
         all.iter().find(|shared| shared.has_room()).map(Shared::open)
     }
 
-    /// A stream of a new connection, which is driven from now on, when the upstream has said how many it allows. `heard`: told when it says
-    /// something.
+    /// A stream of a new connection, which is driven from now on, when the upstream has said how
+    /// many it allows. `heard`: told when it says something.
     ///
     /// # Errors
     /// The connection has ended before, by this alert of TLS if there is one.

@@ -1,4 +1,5 @@
-//! The keeper: a thread beside the gateway's own that looks at upstreams and at the files of certificates, once for all threads.
+//! The keeper: a thread beside the gateway's own that looks at upstreams and at the files of
+//! certificates, once for all threads.
 
 use std::collections::HashMap;
 use std::future::poll_fn;

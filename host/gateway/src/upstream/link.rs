@@ -1,7 +1,8 @@
 //! An HTTP/1.1 connection to an upstream.
 //!
-//! Owns: driving hyper's connection within the task that has the exchange: no task of its own, so no handing over between tasks on a
-//! request's way. While idle, nobody drives it; whoever takes it looks first whether it has ended.
+//! Owns: driving hyper's connection within the task that has the exchange: no task of its own, so
+//! no handing over between tasks on a request's way. While idle, nobody drives it; whoever takes it
+//! looks first whether it has ended.
 
 use std::error::Error as _;
 use std::future::{Future as _, poll_fn};
@@ -69,9 +70,11 @@ pub(crate) type Unsent = Option<Request<RequestBody>>;
 /// A failed attempt.
 pub(crate) struct Failed {
     pub(crate) why: Unanswered,
-    /// The connection had been idle, or was to end: that it is lost says nothing about the upstream.
+    /// The connection had been idle, or was to end: that it is lost says nothing about the
+    /// upstream.
     pub(crate) stale: bool,
-    /// The upstream says that it did not look at the request (RFC 9113 section 8.7): it may be sent again, whatever it is.
+    /// The upstream says that it did not look at the request (RFC 9113 section 8.7): it may be sent
+    /// again, whatever it is.
     pub(crate) unprocessed: bool,
 }
 
@@ -114,7 +117,8 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// A stream that was refused, or one beyond those that a GOAWAY names: to those that it names nothing happens with it.
+    /// A stream that was refused, or one beyond those that a GOAWAY names: to those that it names
+    /// nothing happens with it.
     fn of(error: &hyper::Error) -> Option<Self> {
         let cause =
             error.source()?.downcast_ref::<h2::Error>().filter(|cause| cause.is_remote())?;

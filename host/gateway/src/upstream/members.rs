@@ -1,7 +1,9 @@
-//! The members of an upstream: the address that it is, or all addresses that its name has. Shared by all threads.
+//! The members of an upstream: the address that it is, or all addresses that its name has. Shared
+//! by all threads.
 //!
-//! Names are looked up by the system's resolver, as all other programs of the machine do it (`/etc/hosts`, `resolv.conf`), on threads
-//! that nobody's request waits for. What cannot be looked up keeps the addresses it had.
+//! Names are looked up by the system's resolver, as all other programs of the machine do it
+//! (`/etc/hosts`, `resolv.conf`), on threads that nobody's request waits for. What cannot be looked
+//! up keeps the addresses it had.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

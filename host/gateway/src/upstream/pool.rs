@@ -1,7 +1,9 @@
-//! A member of an upstream, as one thread and one listener see it: its connections, idle and shared.
+//! A member of an upstream, as one thread and one listener see it: its connections, idle and
+//! shared.
 //!
-//! Owns: which connection a request gets, and how idle ones end. HTTP/1.1 connections are taken out of a stack, the one last used first;
-//! what is at its bottom for too long is closed. HTTP/2 connections are shared by requests. Must not know: clients, chains.
+//! Owns: which connection a request gets, and how idle ones end. HTTP/1.1 connections are taken out
+//! of a stack, the one last used first; what is at its bottom for too long is closed. HTTP/2
+//! connections are shared by requests. Must not know: clients, chains.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -42,11 +44,13 @@ use crate::upstream::rotation::Tried;
 /// Bytes of a response that an HTTP/2 upstream may send before its client takes any.
 pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// An HTTP/2 upstream that says nothing for so long while it has requests is asked whether it is there. gRPC's servers take no more than one
-/// PING in five minutes, and end the connection after the third that comes before.
+/// An HTTP/2 upstream that says nothing for so long while it has requests is asked whether it is
+/// there. gRPC's servers take no more than one PING in five minutes, and end the connection after
+/// the third that comes before.
 const PING: Duration = Duration::from_secs(330);
 
-/// Where there is no room for a connection, so long is waited for another one to end or to become idle.
+/// Where there is no room for a connection, so long is waited for another one to end or to become
+/// idle.
 const NO_ROOM: Duration = Duration::from_millis(100);
 
 /// See the module.
@@ -126,7 +130,8 @@ impl Upstream {
             .timer(TokioTimer::new())
             // None before the upstream has said how many it allows.
             .initial_max_send_streams(0)
-            // The connection is everybody's: whoever takes nothing of a response holds up that one only.
+            // The connection is everybody's: whoever takes nothing of a response holds up that one
+            // only.
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_WINDOW_MAX)
             .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
@@ -159,7 +164,8 @@ impl Upstream {
         tried.iter().any(|(index, address)| (*index, *address) == (self.index, self.address))
     }
 
-    /// Sends a request and waits for the response's head. It has the form of this upstream's connections. `began`: now.
+    /// Sends a request and waits for the response's head. It has the form of this upstream's
+    /// connections. `began`: now.
     pub(crate) async fn send(
         self: &Rc<Self>,
         request: &mut Unsent,
@@ -198,7 +204,8 @@ impl Upstream {
                 return Ok(link);
             }
         }
-        // In a box, as all that is rarely done on a request's way: its future is moved when the request comes.
+        // In a box, as all that is rarely done on a request's way: its future is moved when the
+        // request comes.
         Box::pin(self.begin(told)).await
     }
 
@@ -301,7 +308,8 @@ impl Upstream {
 
     /// Keeps a connection for the next request, if it can have one.
     pub(crate) fn keep(self: &Rc<Self>, mut link: Box<Link>, cx: &mut Context<'_>) {
-        // It may have ended while nobody drove it, because its last bytes waited to be taken: that is not noted.
+        // It may have ended while nobody drove it, because its last bytes waited to be taken: that
+        // is not noted.
         if !link.usable(cx) {
             return;
         }
@@ -347,11 +355,13 @@ impl Upstream {
             match self.send_shared(&stream, request, progress).await {
                 Ok(response) => return Ok(Answered { response, link: Carrier::Stream(stream) }),
                 Err(failed) => {
-                    // It may be the connection that is lost; what is under way there has its own time.
+                    // It may be the connection that is lost; what is under way there has its own
+                    // time.
                     if matches!(failed.why, Unanswered::Slow) {
                         self.shared.retire(&stream);
                     }
-                    // After a GOAWAY a connection takes no more requests. hyper notices when there is one, and hands it back unsent.
+                    // After a GOAWAY a connection takes no more requests. hyper notices when there
+                    // is one, and hands it back unsent.
                     if new || request.is_none() {
                         // It may go on to an upstream that is not asked like this.
                         if let Some(progress) = progress {
@@ -445,8 +455,8 @@ fn not_begun(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Unan
     }))
 }
 
-/// Closes connections that were idle for too long or have ended, until there are none; and some that are idle when there is no room for
-/// another one.
+/// Closes connections that were idle for too long or have ended, until there are none; and some
+/// that are idle when there is no room for another one.
 async fn sweep(upstream: Weak<Upstream>) {
     let Some(mut wanted) = upstream.upgrade().map(|upstream| upstream.room.wanted()) else {
         return;

@@ -1,7 +1,8 @@
 //! Room for connections at one address, which all threads of the gateway share.
 //!
-//! Owns: how many are open, and who waits for one to end. Idle ones of other threads are in the way of who needs a connection here, so these
-//! are told, and give some up. Must not know: what a connection carries.
+//! Owns: how many are open, and who waits for one to end. Idle ones of other threads are in the way
+//! of who needs a connection here, so these are told, and give some up. Must not know: what a
+//! connection carries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

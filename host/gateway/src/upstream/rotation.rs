@@ -1,4 +1,5 @@
-//! The rotation of one upstream of a listener, on one thread: a member for each address, taken in turn.
+//! The rotation of one upstream of a listener, on one thread: a member for each address, taken in
+//! turn.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -74,7 +75,8 @@ impl Rotation {
         self.upstreams.borrow().iter().any(|upstream| !upstream.is_among(tried))
     }
 
-    /// The member whose turn it is: one that is healthy and was not tried, or one that was not tried, or one.
+    /// The member whose turn it is: one that is healthy and was not tried, or one that was not
+    /// tried, or one.
     pub(crate) fn next(&self, tried: &Tried) -> Option<Rc<Upstream>> {
         self.follow();
         let upstreams = self.upstreams.borrow();
@@ -93,8 +95,8 @@ impl Rotation {
             .map(Rc::clone)
     }
 
-    /// Makes members of the addresses that there are now. Those that are no more lose their idle connections; requests that are
-    /// there end there.
+    /// Makes members of the addresses that there are now. Those that are no more lose their idle
+    /// connections; requests that are there end there.
     fn follow(&self) {
         if !self.watch.borrow().has_changed().unwrap_or(false) {
             return;

@@ -1,7 +1,8 @@
 //! The waker of a connection that is driven from within a task.
 //!
-//! What a task does to the connection itself (sending it a request, asking for a piece of a body) would wake that very task again, for
-//! nothing: it drives the connection anyway. One that is held only notes that it was woken. All of it happens on one thread.
+//! What a task does to the connection itself (sending it a request, asking for a piece of a body)
+//! would wake that very task again, for nothing: it drives the connection anyway. One that is held
+//! only notes that it was woken. All of it happens on one thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

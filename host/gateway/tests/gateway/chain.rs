@@ -1,4 +1,5 @@
-//! A chain around requests and responses: heads, pieces of bodies, answers, waiting, calls; with a middleware written in Rust.
+//! A chain around requests and responses: heads, pieces of bodies, answers, waiting, calls; with a
+//! middleware written in Rust.
 
 use std::io::Write as _;
 use std::rc::Rc;
@@ -344,7 +345,8 @@ fn a_function_waits_calls_and_routes() {
     assert_eq!(laboratory.ended(), (Ended::Delivered, Some(1)));
 }
 
-/// Where a request takes the last stream, pieces behind its first one are seen while the connection is driven.
+/// Where a request takes the last stream, pieces behind its first one are seen while the connection
+/// is driven.
 #[test]
 fn a_function_asks_the_upstream_that_the_body_is_on_its_way_to() {
     let upstream = http2_server_allowing(1, grpc);

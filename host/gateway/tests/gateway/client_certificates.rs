@@ -1,4 +1,5 @@
-//! Clients' certificates: which are taken, what is said of them, and the gateway's own towards upstreams.
+//! Clients' certificates: which are taken, what is said of them, and the gateway's own towards
+//! upstreams.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

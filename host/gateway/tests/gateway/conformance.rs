@@ -1,6 +1,7 @@
-//! Conformance with RFC 9113 and RFC 7541: what a client must not say, and how the server must end it; what it may say, and that it is
-//! answered. Every case has a connection of its own, without TLS and with it. Section by section, as h2spec has them, which cannot be had
-//! from a package registry.
+//! Conformance with RFC 9113 and RFC 7541: what a client must not say, and how the server must end
+//! it; what it may say, and that it is answered. Every case has a connection of its own, without
+//! TLS and with it. Section by section, as h2spec has them, which cannot be had from a package
+//! registry.
 
 mod cases;
 mod frames;

@@ -378,7 +378,8 @@ fn a_client_is_told_when_no_request_can_follow_one_that_was_answered_early() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert!(answer.contains("connection: close") && answer.ends_with("early"), "{answer}");
     }
-    // Nothing comes if nobody tells the client to continue, which is never done here: there is no upstream.
+    // Nothing comes if nobody tells the client to continue, which is never done here: there is no
+    // upstream.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (_gateway, address) = gateway(&[nobody]);
     let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
@@ -445,7 +446,8 @@ fn a_listener_ends_a_connection_after_as_many_requests_as_it_may_have() {
     assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
 }
 
-/// As nginx has it. Whoever shuts down a request's connection and waits cannot be told from who went.
+/// As nginx has it. Whoever shuts down a request's connection and waits cannot be told from who
+/// went.
 #[test]
 fn a_client_that_closes_its_side_before_it_has_its_response_is_gone() {
     let ((asked, has), (go, goes)) = (channel(), channel::<()>());

@@ -1,4 +1,5 @@
-//! HTTP/2 towards clients and upstreams: multiplexing, trailers, floods, the change between versions.
+//! HTTP/2 towards clients and upstreams: multiplexing, trailers, floods, the change between
+//! versions.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -532,7 +533,8 @@ fn a_stream_that_was_answered_early_may_send_the_rest_of_its_body() {
         let reset = tokio::time::timeout(support::LONG, reset).await;
         assert_eq!(reset.unwrap().unwrap(), h2::Reason::NO_ERROR);
     });
-    // Who sends nothing is told in time that nothing is wanted, and that nothing is wrong with the response.
+    // Who sends nothing is told in time that nothing is wanted, and that nothing is wrong with the
+    // response.
     runtime().block_on(async {
         let (gateway, address) = gateway_with(&[server.address], |config| {
             config.timeouts.body = Duration::from_millis(100);
@@ -578,7 +580,8 @@ fn who_takes_nothing_of_a_response_holds_up_no_other_and_is_given_up() {
         for _ in 0..4 {
             let request = Request::post("http://a/").body(()).unwrap();
             let (response, mut send) = client.clone().send_request(request, false).unwrap();
-            // More than all windows on the way hold; the client has one of 64 KiB and takes nothing.
+            // More than all windows on the way hold; the client has one of 64 KiB and takes
+            // nothing.
             tokio::spawn(async move {
                 for _ in 0..200 {
                     let piece = 32_768;
@@ -613,7 +616,8 @@ fn who_takes_nothing_of_a_response_holds_up_no_other_and_is_given_up() {
         let statistics = gateway.statistics();
         assert_eq!(statistics.listeners[0].upstreams[0].active, 0);
         assert_eq!(statistics.listeners[0].failed(weir_gateway::Failure::ClientGone), 0);
-        // What it did not take is not the end of a response, which it hears though it still takes nothing.
+        // What it did not take is not the end of a response, which it hears though it still takes
+        // nothing.
         for mut body in stalled {
             let ended = async {
                 loop {
@@ -652,9 +656,9 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
     Some((kind, flags, u32::from_be_bytes(id), payload))
 }
 
-/// An HTTP/2 server whose first connection is the test's: it comes by the channel with the number of each stream whose request is
-/// whole, and with 0 when it is asked whether it is there. All others answer 200, with the request's body. It allows so many streams at a
-/// time.
+/// An HTTP/2 server whose first connection is the test's: it comes by the channel with the number
+/// of each stream whose request is whole, and with 0 when it is asked whether it is there. All
+/// others answer 200, with the request's body. It allows so many streams at a time.
 fn scripted_server(streams: u8) -> (Server, mpsc::Receiver<(TcpStream, u32)>) {
     let (say, said) = mpsc::channel();
     say.send(()).unwrap();

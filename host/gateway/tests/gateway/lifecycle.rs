@@ -105,7 +105,8 @@ fn an_address_goes_from_one_listener_to_another() {
     // What was idle at a listener that went has ended, in order.
     assert_eq!(read_all(&mut kept), "");
 
-    // Exchanged. Then one leaves for another address, and the other comes in its place, whoever is named first.
+    // Exchanged. Then one leaves for another address, and the other comes in its place, whoever is
+    // named first.
     let exchanged = vec![at("one", second, &one), at("two", first, &two)];
     gateway.change(exchanged, &[], Duration::ZERO).unwrap();
     assert!(talk(second, GET).ends_with("one") && talk(first, GET).ends_with("two"));
@@ -353,7 +354,8 @@ fn a_client_that_does_not_take_its_response_is_cut_off() {
     });
     let statistics = &gateway.statistics().listeners[0];
     assert!(statistics.sent < 100_000_000 && statistics.active == 0);
-    // Back-pressure: not more was taken from the upstream than the kernel's buffers and a few pieces hold.
+    // Back-pressure: not more was taken from the upstream than the kernel's buffers and a few
+    // pieces hold.
     assert!(statistics.upstreams[0].received < 50_000_000);
 }
 

@@ -1,4 +1,5 @@
-//! What HTTP/2 clients leave of their responses: a thread holds so much of all of them, and no more.
+//! What HTTP/2 clients leave of their responses: a thread holds so much of all of them, and no
+//! more.
 
 use std::future::poll_fn;
 use std::io::Write as _;
@@ -17,7 +18,8 @@ const LIMIT: usize = 4 << 20;
 /// `:path /` is in [`HEADERS`], so this is what most get.
 const ENDLESS: usize = 1 << 30;
 
-/// Bytes that left of responses that have not ended: the gateway holds them, or is about to throw them away.
+/// Bytes that left of responses that have not ended: the gateway holds them, or is about to throw
+/// them away.
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// Sends as much as it may, or as many bytes as the path says.

@@ -1,4 +1,5 @@
-//! Requests that two parsers might read differently, and requests that are no good in other ways: raw bytes, and what the upstream saw.
+//! Requests that two parsers might read differently, and requests that are no good in other ways:
+//! raw bytes, and what the upstream saw.
 
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, channel};

@@ -1,4 +1,5 @@
-//! What the tests of the gateway share: a gateway with one listener, servers that do what a test says, raw clients.
+//! What the tests of the gateway share: a gateway with one listener, servers that do what a test
+//! says, raw clients.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -169,8 +170,8 @@ pub(crate) fn read_response(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Asks for this with a body that is sent when the response is there, and once more by the same connection. Answers with both
-/// responses.
+/// Asks for this with a body that is sent when the response is there, and once more by the same
+/// connection. Answers with both responses.
 pub(crate) fn answered_early(address: SocketAddr, target: &str) -> [String; 2] {
     let mut stream = connect(address);
     let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\nsome");
@@ -183,7 +184,8 @@ pub(crate) fn answered_early(address: SocketAddr, target: &str) -> [String; 2] {
     [first, read_all(&mut stream)]
 }
 
-/// A server that answers every request before it has read its body, which it does not do then either, for as long as it is asked.
+/// A server that answers every request before it has read its body, which it does not do then
+/// either, for as long as it is asked.
 pub(crate) fn early_server() -> Server {
     Server::start(|mut stream, _| {
         let _ = read_head(&mut stream);

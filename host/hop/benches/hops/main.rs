@@ -1,7 +1,7 @@
 //! What a hop to another process costs, by each way there is.
 //!
-//! `scripts/bench hops [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what needs
-//! programs in the kernel.
+//! `scripts/bench hops [ROUNDS]`. Rounds are interleaved, medians are printed. Needs root for what
+//! needs programs in the kernel.
 
 mod channel;
 mod delivery;

@@ -1,4 +1,5 @@
-//! A ring of descriptors in shared memory, for one writer and one reader: the floor that hops are measured against.
+//! A ring of descriptors in shared memory, for one writer and one reader: the floor that hops are
+//! measured against.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -20,7 +21,8 @@ impl Ring {
     /// Both rings of a memory.
     pub(crate) fn pair(memory: impl AsFd) -> [Self; 2] {
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: a new mapping of a memory of this size, which nobody shrinks and which stays; atomics may be shared.
+        // SAFETY: a new mapping of a memory of this size, which nobody shrinks and which stays;
+        // atomics may be shared.
         let words = unsafe {
             let at = mmap(std::ptr::null_mut(), BYTES, prot, flags, memory, 0).expect("mmap");
             std::slice::from_raw_parts(at.cast::<AtomicU64>(), 2 * WORDS)

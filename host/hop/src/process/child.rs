@@ -1,8 +1,10 @@
-//! The new process, from `clone3` to `execveat`: only system calls, no allocation, no locks, no panics.
+//! The new process, from `clone3` to `execveat`: only system calls, no allocation, no locks, no
+//! panics.
 //!
-//! Owns: giving it its descriptors, user and signals, and starting its program. Must not know: what is prepared for it, and why.
-//! The functions below `run` are one call each. They are for this process alone: it is a copy of another one with a single
-//! thread, and ends by `_exit` or `execveat`, so that no owner of a descriptor is ever dropped in it, or missed by it.
+//! Owns: giving it its descriptors, user and signals, and starting its program. Must not know: what
+//! is prepared for it, and why. The functions below `run` are one call each. They are for this
+//! process alone: it is a copy of another one with a single thread, and ends by `_exit` or
+//! `execveat`, so that no owner of a descriptor is ever dropped in it, or missed by it.
 
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::ptr;
@@ -13,15 +15,16 @@ use super::spawn::Prepared;
 /// The new process.
 ///
 /// # Safety
-/// It was made by `clone3` without `CLONE_VM` just now. `arguments` and `environment` end with a null pointer; the others are to
-/// texts that end with a zero.
+/// It was made by `clone3` without `CLONE_VM` just now. `arguments` and `environment` end with a
+/// null pointer; the others are to texts that end with a zero.
 pub(super) unsafe fn run(
     prepared: &Prepared,
     arguments: &[*const libc::c_char],
     environment: &[*const libc::c_char],
     moved: &mut [RawFd],
 ) -> ! {
-    // Whoever started it may be gone already, or go while this waits: then nobody has the other end of `go`.
+    // Whoever started it may be gone already, or go while this waits: then nobody has the other end
+    // of `go`.
     die_with_parent();
     close(prepared.go.1.as_raw_fd());
     if !can_read_a_byte(prepared.go.0.as_raw_fd()) {
@@ -126,7 +129,8 @@ fn reset_signals() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// Copies a descriptor to the first free number from `least` on, where `execveat` closes it; negative: it failed.
+/// Copies a descriptor to the first free number from `least` on, where `execveat` closes it;
+/// negative: it failed.
 fn copy_above(fd: RawFd, least: RawFd) -> RawFd {
     // SAFETY: takes numbers only; what is no descriptor is an error.
     unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) }
@@ -148,7 +152,8 @@ fn close_from(first: RawFd) -> bool {
 /// Becomes the program. Returns only if that fails.
 ///
 /// # Safety
-/// `arguments` and `environment` end with a null pointer; the others are to texts that end with a zero.
+/// `arguments` and `environment` end with a null pointer; the others are to texts that end with a
+/// zero.
 unsafe fn execute(
     program: RawFd,
     arguments: &[*const libc::c_char],

@@ -1,5 +1,5 @@
-//! What a worker does to itself when it has opened and mapped all it needs, and before it reads the first descriptor: it gives
-//! up everything else.
+//! What a worker does to itself when it has opened and mapped all it needs, and before it reads the
+//! first descriptor: it gives up everything else.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -30,12 +30,13 @@ impl Default for Limits {
 }
 
 impl Inherited {
-    /// Shuts this process in, and says which layers are in force. All files are closed but what it was started with, `keep`,
-    /// and its standard output and errors. What needs privileges or namespaces that are not there is left out and said; no
-    /// new privileges, the system calls and closed files are always there.
+    /// Shuts this process in, and says which layers are in force. All files are closed but what it
+    /// was started with, `keep`, and its standard output and errors. What needs privileges or
+    /// namespaces that are not there is left out and said; no new privileges, the system calls and
+    /// closed files are always there.
     ///
-    /// To be called before there are threads: what they gave up would not be given up here. Event loops, timers and threads can
-    /// be made afterwards; files cannot be opened.
+    /// To be called before there are threads: what they gave up would not be given up here. Event
+    /// loops, timers and threads can be made afterwards; files cannot be opened.
     ///
     /// # Errors
     /// If there are threads, or a layer that must be there is not.
@@ -58,8 +59,8 @@ fn confine(
     if threads != 1 {
         return Err(failed("threads", &format!("there are {threads}, and there has to be one")));
     }
-    // Where the kernel's clock can be read without a system call is found out once, from what will be shut: a worker that was
-    // never told makes a system call of each look at it.
+    // Where the kernel's clock can be read without a system call is found out once, from what will
+    // be shut: a worker that was never told makes a system call of each look at it.
     let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Everything but standard output and errors, what it was given, and `keep`.
     weir_confine::close_others(FIRST + 1 + memories as RawFd, keep)
@@ -69,8 +70,8 @@ fn confine(
     let step = "no new privileges";
     rustix::thread::set_no_new_privs(true).map_err(|error| failed(step, &error))?;
     let no_capabilities = drop_capabilities(!namespaces.user).is_ok();
-    // Changing users took back what ends it with its starter, and so did the start of a program with file capabilities. If the starter is
-    // gone already, so is the other side of the hop.
+    // Changing users took back what ends it with its starter, and so did the start of a program
+    // with file capabilities. If the starter is gone already, so is the other side of the hop.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| failed("ending with its starter", &error))?;
     // Nobody of the same user looks into it or traces it.

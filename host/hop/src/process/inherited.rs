@@ -1,4 +1,5 @@
-//! What a worker is given at its start: the socket of its hop, and the memory that descriptors speak of.
+//! What a worker is given at its start: the socket of its hop, and the memory that descriptors
+//! speak of.
 
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,8 @@ use super::{Namespaces, ProcessError};
 use crate::end::End;
 use crate::hub::WorkerSocket;
 
-/// The variable that says what there is: hop, generation, whether messages count, how many memories, namespaces' flags.
+/// The variable that says what there is: hop, generation, whether messages count, how many
+/// memories, namespaces' flags.
 pub(crate) const VARIABLE: &str = "WEIR_HOP";
 /// Where the socket is; the memories are behind it.
 pub(crate) const FIRST: RawFd = 3;
@@ -26,7 +28,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes what this process was started with. To be called once, first thing in `main`, before anything is opened.
+    /// Takes what this process was started with. To be called once, first thing in `main`, before
+    /// anything is opened.
     ///
     /// # Errors
     /// If this is not a worker, or this was called before.
@@ -50,7 +53,8 @@ impl Inherited {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(problem("was taken before"));
         }
-        // SAFETY: they are open, and nobody else's: whoever started this process put them there for it, and this happens once.
+        // SAFETY: they are open, and nobody else's: whoever started this process put them there for
+        // it, and this happens once.
         let mut fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         let socket = fds.next().ok_or_else(|| problem("names no socket"))?;
         Ok(Self {

@@ -1,8 +1,8 @@
-//! Starting a worker: `clone3(2)` into namespaces of its own, then the program, with its socket and its memories and nothing
-//! else that is open.
+//! Starting a worker: `clone3(2)` into namespaces of its own, then the program, with its socket and
+//! its memories and nothing else that is open.
 //!
-//! Between `clone3` and the program only system calls are made on memory that was ready before: the child is a copy of one
-//! thread, and whatever locks the others had are held for ever.
+//! Between `clone3` and the program only system calls are made on memory that was ready before: the
+//! child is a copy of one thread, and whatever locks the others had are held for ever.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -34,11 +34,14 @@ pub struct Plan {
     pub arguments: Vec<OsString>,
     /// Its whole environment, but for one variable of the hop's.
     pub environment: Vec<(OsString, OsString)>,
-    /// The memories it shares: memfds that are sealed against shrinking, or files that have no size.
+    /// The memories it shares: memfds that are sealed against shrinking, or files that have no
+    /// size.
     pub memories: Vec<Arc<OwnedFd>>,
-    /// Where its standard output and errors go. None: where this process's go, whose files it shares then: for programs that are trusted.
+    /// Where its standard output and errors go. None: where this process's go, whose files it
+    /// shares then: for programs that are trusted.
     pub output: Option<Arc<OwnedFd>>,
-    /// The namespaces it is to have. Those that cannot be had are left out, and said: [`WorkerProcess::namespaces`].
+    /// The namespaces it is to have. Those that cannot be had are left out, and said:
+    /// [`WorkerProcess::namespaces`].
     pub namespaces: Namespaces,
 }
 
@@ -57,9 +60,11 @@ impl Plan {
     }
 }
 
-/// A worker that runs, or has ended and was not asked about yet. Dropped, it is killed and waited for.
+/// A worker that runs, or has ended and was not asked about yet. Dropped, it is killed and waited
+/// for.
 ///
-/// The worker is also killed when the thread that started it ends: start workers from threads that live as long.
+/// The worker is also killed when the thread that started it ends: start workers from threads that
+/// live as long.
 #[derive(Debug)]
 pub struct WorkerProcess {
     process: OwnedFd,
@@ -70,7 +75,8 @@ pub struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts it. Its standard input is empty. When memory is short, the kernel ends it before others.
+    /// Starts it. Its standard input is empty. When memory is short, the kernel ends it before
+    /// others.
     ///
     /// # Errors
     /// If the program cannot be run, or a memory could be shrunk by the worker.
@@ -212,11 +218,12 @@ fn start(
     let mut moved = prepared.given.clone();
     let mut pidfd: RawFd = -1;
     let mut how = clone_args(namespaces, &mut pidfd);
-    // SAFETY: without CLONE_VM, this is fork: the child has a copy of everything. It goes on in `child`, and does only what is
-    // allowed there.
+    // SAFETY: without CLONE_VM, this is fork: the child has a copy of everything. It goes on in
+    // `child`, and does only what is allowed there.
     let id = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of_val(&how)) };
     if id == 0 {
-        // SAFETY: this is the child; both lists are of texts that `prepared` has, with a null pointer behind them.
+        // SAFETY: this is the child; both lists are of texts that `prepared` has, with a null
+        // pointer behind them.
         unsafe { child::run(&prepared, &arguments, &environment, &mut moved) };
     }
     if id < 0 {

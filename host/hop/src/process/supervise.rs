@@ -1,7 +1,7 @@
 //! Starting a worker again when it has died, not too often.
 //!
-//! A state machine without threads or timers: its owner waits for [`Supervisor::process`] or until [`Supervisor::due`], then calls
-//! [`Supervisor::turn`].
+//! A state machine without threads or timers: its owner waits for [`Supervisor::process`] or until
+//! [`Supervisor::due`], then calls [`Supervisor::turn`].
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ pub struct Death {
     pub signal: Option<i32>,
 }
 
-/// How soon a worker is started again: after `first`, then twice as long each time, up to `most`; after `first` again if it
-/// lived for `lived`.
+/// How soon a worker is started again: after `first`, then twice as long each time, up to `most`;
+/// after `first` again if it lived for `lived`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restart {
     /// The first wait.
@@ -48,8 +48,8 @@ impl Default for Restart {
 pub enum WorkerEvent {
     /// Nothing: it runs, or it is not yet time.
     Nothing,
-    /// It is dead, and will touch nothing any more. Read its end until it says `UnexpectedEof` or `WouldBlock`, then drop the
-    /// end, give buffers back and answer what it left.
+    /// It is dead, and will touch nothing any more. Read its end until it says `UnexpectedEof` or
+    /// `WouldBlock`, then drop the end, give buffers back and answer what it left.
     Died(Death),
     /// It runs again, with a new end and the next generation. The owner's.
     Started(Box<End>),

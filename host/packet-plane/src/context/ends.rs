@@ -154,8 +154,9 @@ impl Context {
         if reverse { function + 1 < self.ledger.functions } else { function > 0 }
     }
 
-    /// A packet goes back to the port it came in by. The functions that it has passed see it on its way, in the other direction, as they see
-    /// every answer; one that has turned round before leaves at once, or two functions could have it for ever.
+    /// A packet goes back to the port it came in by. The functions that it has passed see it on its
+    /// way, in the other direction, as they see every answer; one that has turned round before
+    /// leaves at once, or two functions could have it for ever.
     fn turn_round(&mut self, function: usize, mut packet: Packet) {
         let reverse = packet.metadata.flags & FLAG_REVERSE != 0;
         if has_turned(packet.metadata) || !self.passed(function, reverse) {
@@ -171,11 +172,13 @@ impl Context {
         self.ports.get(way).is_some_and(|port| port.reaches_kernel()).then_some(way)
     }
 
-    /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it where there is no way.
+    /// Gives the packet to the kernel's stack, as if it had come in there by its port; drops it
+    /// where there is no way.
     pub(crate) fn give_to_kernel(&mut self, packet: Packet) {
         let port = usize::from(packet.metadata.port);
         if self.kernel == Some(port) {
-            // It comes from there: what it answers went up without functions, and so it goes on without. What answers it goes back.
+            // It comes from there: what it answers went up without functions, and so it goes on
+            // without. What answers it goes back.
             let way = if has_turned(packet.metadata) { port } else { FROM };
             return self.transmit[way].push(packet);
         }
@@ -190,8 +193,8 @@ impl Context {
         }
     }
 
-    /// Whether a function may own one more buffer: it may own a quarter of the pool. Of what an instance before this one left, which this
-    /// one may know nothing of, the oldest makes room.
+    /// Whether a function may own one more buffer: it may own a quarter of the pool. Of what an
+    /// instance before this one left, which this one may know nothing of, the oldest makes room.
     pub(super) fn make_share(&mut self, function: usize) -> bool {
         let Ledger { owned, instance, .. } = &mut self.ledger;
         if owned.count(function) < (self.pool.rooms() / 4) as usize {
@@ -249,7 +252,8 @@ impl Context {
         }
     }
 
-    /// Has something done with a burst that no chain has. What is dropped then is noted, if it came in by the second port.
+    /// Has something done with a burst that no chain has. What is dropped then is noted, if it came
+    /// in by the second port.
     pub(crate) fn for_nobody(&mut self, act: impl FnOnce(&mut Self)) {
         if self.came_by != TO || self.kernel == Some(TO) {
             return act(self);

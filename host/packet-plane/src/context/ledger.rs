@@ -14,8 +14,8 @@ use crate::owned::Ownership;
 use crate::sampler::Sampler;
 use crate::upward::Upward;
 
-/// What becomes of the packets that a function holds when its instance ends. Buffers that it had allocated and not
-/// sent are freed, except with `HandOver`.
+/// What becomes of the packets that a function holds when its instance ends. Buffers that it had
+/// allocated and not sent are freed, except with `HandOver`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Disown {
     /// They go on behind the function.
@@ -42,15 +42,15 @@ pub(crate) struct Entry {
     pub(crate) moves: u8,
 }
 
-/// What a chain has under way, holds and has counted, beside the pool and the ports: lanes that share those
-/// have one each.
+/// What a chain has under way, holds and has counted, beside the pool and the ports: lanes that
+/// share those have one each.
 pub(crate) struct Ledger {
     /// Packets that enter the chain somewhere.
     pub(crate) entries: VecDeque<Entry>,
     pub(super) owned: Ownership,
     pub(crate) functions: usize,
-    /// Number of the chain's instance that runs; what one instance holds is not the next one's, unless it
-    /// is handed over by [`super::Context::disown`].
+    /// Number of the chain's instance that runs; what one instance holds is not the next one's,
+    /// unless it is handed over by [`super::Context::disown`].
     pub(crate) instance: u64,
     pub(crate) counters: Counters,
     pub(crate) shared: Arc<Shared>,
@@ -85,7 +85,8 @@ impl Ledger {
         }
     }
 
-    /// When the counters are to be published once more: nobody would see the last packets before the next one comes.
+    /// When the counters are to be published once more: nobody would see the last packets before
+    /// the next one comes.
     pub(crate) fn publish_again(&self) -> Option<Duration> {
         self.unpublished.then_some(ASK_AGAIN)
     }

@@ -7,7 +7,8 @@ use weir_port::{PortError, Received, monotonic};
 
 use super::{Arrived, Clock, Context, Entry, FROM, Got, Pause};
 
-/// When to ask a port again that does not say when it has something, or a reader of counters who was in the way.
+/// When to ask a port again that does not say when it has something, or a reader of counters who
+/// was in the way.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Of a packet that came in by this port.
@@ -53,7 +54,8 @@ impl Context {
         }
     }
 
-    /// Which packet of those that came in is the one at this place of the burst, from 1. None if the burst is not as it came in.
+    /// Which packet of those that came in is the one at this place of the burst, from 1. None if
+    /// the burst is not as it came in.
     pub(super) fn number(&self, place: usize) -> Option<u64> {
         let Arrived { first, packets, before } = self.arrived;
         let same = first == Some(self.burst.first()?.buffer) && packets == self.burst.len();
@@ -92,7 +94,8 @@ impl Context {
         result
     }
 
-    /// Has the ports do what is due before the worker sleeps; the answer is when they want to be asked again.
+    /// Has the ports do what is due before the worker sleeps; the answer is when they want to be
+    /// asked again.
     pub(crate) fn settle(&mut self) -> Option<Duration> {
         let mut next: Option<Duration> = None;
         for port in &mut self.ports {
@@ -109,7 +112,8 @@ impl Context {
         next
     }
 
-    /// Takes the next burst into `self.burst`; the answer is where it enters the chain. None: `pause` says why.
+    /// Takes the next burst into `self.burst`; the answer is where it enters the chain. None:
+    /// `pause` says why.
     #[inline]
     pub(crate) fn receive(&mut self) -> Option<usize> {
         if self.budget == 0 {
@@ -199,8 +203,8 @@ impl Context {
         if self.reverse { self.ledger.functions - 1 } else { 0 }
     }
 
-    /// Takes entries that belong together: same direction, same function, same port (what functions make of a burst's packets has the
-    /// first one's), moved as often, at most a burst.
+    /// Takes entries that belong together: same direction, same function, same port (what functions
+    /// make of a burst's packets has the first one's), moved as often, at most a burst.
     fn take_entries(&mut self) -> usize {
         let Some(&Entry { start, reverse, packet, moves }) = self.ledger.entries.front() else {
             return 0;
@@ -231,7 +235,8 @@ impl Context {
     fn set_clock(&mut self, read: Option<u64>) {
         match self.clock {
             Clock::Monotonic => {
-                // The machine's, as functions are told it while they are configured: timers that they set there are in its time.
+                // The machine's, as functions are told it while they are configured: timers that
+                // they set there are in its time.
                 self.now = read.unwrap_or_else(monotonic);
                 self.wall = self.burst.first().map_or(self.wall, |packet| packet.time);
             }

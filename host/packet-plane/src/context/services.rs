@@ -155,7 +155,8 @@ impl Context {
         fine.then_some(verdict)
     }
 
-    /// Sends a packet that a function let go of, and that was moved so often; the verdict was checked.
+    /// Sends a packet that a function let go of, and that was moved so often; the verdict was
+    /// checked.
     fn release(&mut self, function: usize, packet: Packet, verdict: Verdict, moves: u8) {
         let burst = mem::replace(&mut self.moved, moves);
         let reverse = packet.metadata.flags & FLAG_REVERSE != 0;

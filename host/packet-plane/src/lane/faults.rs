@@ -41,8 +41,8 @@ impl Lane {
         }
     }
 
-    /// Has a function treated as its record says, also beside a canary of another one. That is called, whatever the running version
-    /// has done.
+    /// Has a function treated as its record says, also beside a canary of another one. That is
+    /// called, whatever the running version has done.
     pub(crate) fn treat(&mut self, place: usize) {
         let treatment = self.records[place].treatment();
         self.version.staged.executor.set_treatment(place, treatment);
@@ -67,8 +67,9 @@ impl Lane {
         }
     }
 
-    /// A function trapped, of the running version or of the canary (`in_trial`). Its packets get what its policy says, or are run again
-    /// by the version before if it goes; the others go on; the chain gets new instances.
+    /// A function trapped, of the running version or of the canary (`in_trial`). Its packets get
+    /// what its policy says, or are run again by the version before if it goes; the others go on;
+    /// the chain gets new instances.
     pub(crate) fn handle_fault(&mut self, fault: &Fault, in_trial: bool) {
         let guilty = fault.function;
         let suspect = if in_trial { self.on_trial() } else { None };
@@ -138,7 +139,8 @@ impl Lane {
         context.burst.clear();
     }
 
-    /// Bad verdicts and descriptors in the last burst are faults too, one for each function and burst. `in_trial`: it was a canary's.
+    /// Bad verdicts and descriptors in the last burst are faults too, one for each function and
+    /// burst. `in_trial`: it was a canary's.
     pub(crate) fn handle_violations(&mut self, in_trial: bool) {
         if self.context().violations.is_empty() {
             return;

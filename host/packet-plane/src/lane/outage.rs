@@ -1,6 +1,8 @@
-//! A chain without instances: after a fault they cannot be made again, or not on the worker, because that takes too long.
+//! A chain without instances: after a fault they cannot be made again, or not on the worker,
+//! because that takes too long.
 //!
-//! As long as that lasts no function is called: packets pass the chain by if all its functions fail open, else they are dropped.
+//! As long as that lasts no function is called: packets pass the chain by if all its functions fail
+//! open, else they are dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +14,20 @@ use super::{Lane, LaneEvent};
 use crate::counters::DropReason;
 use crate::plan::{LaneSite, PlaneError, Ready, Staged, Standing};
 
-/// CPU time that making a chain's instances again may take on its worker, where all others wait for it: less than a function has for a
-/// burst if nobody says otherwise.
+/// CPU time that making a chain's instances again may take on its worker, where all others wait for
+/// it: less than a function has for a burst if nobody says otherwise.
 const HERE: Duration = Duration::from_millis(5);
-/// How long after a failure it is tried again, in ns of the lane's clock; then twice as long each time.
+/// How long after a failure it is tried again, in ns of the lane's clock; then twice as long each
+/// time.
 const FIRST_WAIT: u64 = 10_000_000;
 const LONGEST_WAIT: u64 = 5_000_000_000;
 
-/// Told, on the worker, that a lane's chain has no instances: whoever it is takes [`Lane::missing`] to another thread, makes them there,
-/// and gives them to [`Lane::restore`]. Must not block.
+/// Told, on the worker, that a lane's chain has no instances: whoever it is takes [`Lane::missing`]
+/// to another thread, makes them there, and gives them to [`Lane::restore`]. Must not block.
 pub type Restorer = Arc<dyn Fn() + Send + Sync>;
 
-/// Given, on the worker, what a lane has no use for any more, to be dropped elsewhere: that unmaps memory. Must not block.
+/// Given, on the worker, what a lane has no use for any more, to be dropped elsewhere: that unmaps
+/// memory. Must not block.
 pub type Disposer = Arc<dyn Fn(Box<dyn Send>) + Send + Sync>;
 
 /// See the module.
@@ -71,13 +75,14 @@ impl Outage {
 }
 
 impl Lane {
-    /// Who makes new instances when that would take too long on the worker. Without anybody the lane makes them itself, however
-    /// long it takes.
+    /// Who makes new instances when that would take too long on the worker. Without anybody the
+    /// lane makes them itself, however long it takes.
     pub fn restored_by(&mut self, restorer: Restorer) {
         self.restorer = Some(restorer);
     }
 
-    /// Who drops what the lane has no use for any more. Without anybody the lane does so itself, on the worker.
+    /// Who drops what the lane has no use for any more. Without anybody the lane does so itself, on
+    /// the worker.
     pub fn disposed_by(&mut self, disposer: Disposer) {
         self.disposer = Some(disposer);
     }
@@ -107,7 +112,8 @@ impl Lane {
         })
     }
 
-    /// Goes on with instances that somebody else has made. What the lane has no use for is given back, to be dropped off the data path.
+    /// Goes on with instances that somebody else has made. What the lane has no use for is given
+    /// back, to be dropped off the data path.
     pub fn restore(&mut self, made: Replacement) -> Option<Retired> {
         let Replacement { instance, staged } = made;
         self.context_mut().read_clock();
@@ -125,7 +131,8 @@ impl Lane {
         }
     }
 
-    /// New instances after a fault, over the same state regions: of the version before if it goes `back`.
+    /// New instances after a fault, over the same state regions: of the version before if it goes
+    /// `back`.
     pub(super) fn renew(&mut self, chain: Ready, back: Option<(usize, LaneEvent)>) {
         let next = Some(self.context().now);
         self.outage = Some(Outage { chain, back, next, failures: 0, why: String::new() });

@@ -1,4 +1,5 @@
-//! How a lane's version is replaced: by the next one at a burst boundary, and by the one before when that was no good.
+//! How a lane's version is replaced: by the next one at a burst boundary, and by the one before
+//! when that was no good.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,13 +24,16 @@ pub struct Published {
 
 /// Why a version is made the running one.
 enum Reason {
-    /// The function at this place is new: a fault of it within ten seconds brings the old version back.
+    /// The function at this place is new: a fault of it within ten seconds brings the old version
+    /// back.
     Swap(usize),
     /// It is a chain as an operator wants it: faults are forgotten.
     Chain,
-    /// The one function at this place is what an operator wants back: faults of the functions that stay are not forgotten.
+    /// The one function at this place is what an operator wants back: faults of the functions that
+    /// stay are not forgotten.
     Rollback(usize),
-    /// It ran before as a whole, and the same holds for faults. What it is on probation towards, if it was.
+    /// It ran before as a whole, and the same holds for faults. What it is on probation towards, if
+    /// it was.
     Back(Option<Probation>),
 }
 
@@ -56,7 +60,8 @@ impl Probation {
 /// What a new version replaced. Dropping it unmaps memory, which is not for the data path.
 pub struct Retired {
     executor: Executor<Box<Context>>,
-    /// The old version's, and whatever else nobody goes back to. A router's configuration has some megabytes.
+    /// The old version's, and whatever else nobody goes back to. A router's configuration has some
+    /// megabytes.
     chains: Vec<Ready>,
     _rest: (Vec<Option<Arc<State>>>, Observers),
 }
@@ -102,14 +107,17 @@ impl Lane {
         self.renew(probation.previous, Some((probation.function, event)));
     }
 
-    /// Publishes a version that was staged elsewhere, at this burst boundary. With `swapped`, the place of the
-    /// one function that is new, a fault of it within ten seconds brings the old version back. Without, it is a chain as an operator
-    /// wants it: policies are those that it says, and faults are forgotten. A canary beside other functions ends.
-    /// What is replaced is given back, to be dropped off the data path.
+    /// Publishes a version that was staged elsewhere, at this burst boundary. With `swapped`, the
+    /// place of the one function that is new, a fault of it within ten seconds brings the old
+    /// version back. Without, it is a chain as an operator wants it: policies are those that it
+    /// says, and faults are forgotten. A canary beside other functions ends. What is replaced is
+    /// given back, to be dropped off the data path.
     ///
     /// # Errors
-    /// When another function than the swapped one is not what runs, what was to be replaced by a chain does not run any more, or a function
-    /// refuses the state that its predecessor saved; then nothing has changed. When a function faults in `save`; then the chain has new instances, without what that one kept privately.
+    /// When another function than the swapped one is not what runs, what was to be replaced by a
+    /// chain does not run any more, or a function refuses the state that its predecessor saved;
+    /// then nothing has changed. When a function faults in `save`; then the chain has new
+    /// instances, without what that one kept privately.
     pub fn publish(
         &mut self,
         staged: Staged,
@@ -118,8 +126,8 @@ impl Lane {
         self.publish_for(staged, swapped.map_or(Reason::Chain, Reason::Swap))
     }
 
-    /// As [`Self::publish`], with the version of the function at this place that an operator wants back. The other functions stay as they are,
-    /// in back-off and quarantine too.
+    /// As [`Self::publish`], with the version of the function at this place that an operator wants
+    /// back. The other functions stay as they are, in back-off and quarantine too.
     ///
     /// # Errors
     /// As [`Self::publish`].
@@ -131,8 +139,9 @@ impl Lane {
         self.publish_for(staged, Reason::Rollback(function))
     }
 
-    /// As [`Self::publish`], a chain that ran before: because another lane went back by itself, or refused the next one; then it goes on
-    /// with the probation that it was on. The functions that are the same stay as they are, in back-off and quarantine too.
+    /// As [`Self::publish`], a chain that ran before: because another lane went back by itself, or
+    /// refused the next one; then it goes on with the probation that it was on. The functions that
+    /// are the same stay as they are, in back-off and quarantine too.
     ///
     /// # Errors
     /// As [`Self::publish`].
@@ -163,7 +172,8 @@ impl Lane {
                 let other_goes_back = self.goes_back().is_some_and(|function| function != place);
                 other_goes_back || !staged.plan.differs_only_in(place, self.plan())
             }
-            // It brings all functions, and with them the version that the lane has gone back from since.
+            // It brings all functions, and with them the version that the lane has gone back from
+            // since.
             Reason::Chain => self.goes_back().is_some() || staged.replaces != self.chains,
             Reason::Back(_) => false,
         };
@@ -233,7 +243,8 @@ impl Lane {
         (Published { pause: started.elapsed(), fresh }, retired)
     }
 
-    /// The chain before the last swap, if that brought this version of the function, and it is on probation, or was a moment ago.
+    /// The chain before the last swap, if that brought this version of the function, and it is on
+    /// probation, or was a moment ago.
     #[must_use]
     pub fn before_swap(&self, function: &str, version: &str) -> Option<ChainPlan> {
         let probation = self.probation.as_ref()?;
@@ -281,7 +292,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Lets packets that are on their way between functions finish, because places are about to change.
+    /// Lets packets that are on their way between functions finish, because places are about to
+    /// change.
     fn run_dry(&mut self) {
         let ended = self.context().ended.clone();
         self.context_mut().ended.fill(true);

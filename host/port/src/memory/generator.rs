@@ -38,8 +38,8 @@ impl GeneratorConfig {
         Self { templates, count: None, duration: None, rate: None, copy: true }
     }
 
-    /// Divided among so many ports: each generates the flows whose number, modulo that of the ports, is its own, and its
-    /// share of count and rate.
+    /// Divided among so many ports: each generates the flows whose number, modulo that of the
+    /// ports, is its own, and its share of count and rate.
     ///
     /// # Panics
     /// When there are fewer frames than ports.

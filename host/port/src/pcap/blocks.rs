@@ -1,13 +1,14 @@
-//! Blocks of pcapng (`draft-ietf-opsawg-pcapng`) for a stream of packets from several interfaces, with what is known of each packet beside
-//! its bytes. [`super::CaptureWriter`] writes files, of one interface.
+//! Blocks of pcapng (`draft-ietf-opsawg-pcapng`) for a stream of packets from several interfaces,
+//! with what is known of each packet beside its bytes. [`super::CaptureWriter`] writes files, of
+//! one interface.
 
 use super::ETHERNET;
 use super::ng::{BLOCK_FRAME, ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
 use super::writer::words;
 
 const INTERFACE_STATISTICS: u32 = 5;
-/// In a block of statistics, as [`Blocks::statistics`] writes it, where the packets that were lost are: behind type, length, interface, time, and the option
-/// before.
+/// In a block of statistics, as [`Blocks::statistics`] writes it, where the packets that were lost
+/// are: behind type, length, interface, time, and the option before.
 const DROPPED_AT: usize = 36;
 
 /// Options, by the block that has them; `COMMENT` is in all.
@@ -56,8 +57,8 @@ pub struct PacketBlock<'a> {
 pub struct Blocks(Vec<u8>);
 
 impl Blocks {
-    /// A section of Ethernet interfaces with these names, by a program of this name. Times are nanoseconds; packets have at most
-    /// `snap_length` bytes.
+    /// A section of Ethernet interfaces with these names, by a program of this name. Times are
+    /// nanoseconds; packets have at most `snap_length` bytes.
     pub fn section(&mut self, program: &str, interfaces: &[String], snap_length: u32) {
         self.block(SECTION_HEADER, |body| {
             body.extend(words::<4, 16>([0x1a2b_3c4d, 1, u32::MAX, u32::MAX]));
@@ -95,7 +96,8 @@ impl Blocks {
         });
     }
 
-    /// What an interface has had in all: packets that it was shown, and those of them that were lost.
+    /// What an interface has had in all: packets that it was shown, and those of them that were
+    /// lost.
     pub fn statistics(&mut self, interface: u32, time: u64, received: u64, dropped: u64) {
         self.block(INTERFACE_STATISTICS, |body| {
             let [high, low] = halves(time);

@@ -16,7 +16,8 @@ use super::record::PACKET_MAX;
 /// Bytes written at once.
 const CHUNK: usize = 256 << 10;
 
-/// Whoever looks at a capture that is being written sees packets of which no more come after this time.
+/// Whoever looks at a capture that is being written sees packets of which no more come after this
+/// time.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// The form of a capture to write.
@@ -80,7 +81,8 @@ impl CaptureWriter {
         Ok(())
     }
 
-    /// Hands everything to the kernel once a second; the answer is when to ask again, if something is left.
+    /// Hands everything to the kernel once a second; the answer is when to ask again, if something
+    /// is left.
     ///
     /// # Errors
     /// When writing fails.

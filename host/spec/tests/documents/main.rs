@@ -1,5 +1,5 @@
-//! Every way in which a file can be wrong, with the whole message that its author gets; and the examples of
-//! the documentation, which must be right.
+//! Every way in which a file can be wrong, with the whole message that its author gets; and the
+//! examples of the documentation, which must be right.
 
 mod chains;
 mod hosts;

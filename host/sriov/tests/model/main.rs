@@ -1,5 +1,5 @@
-//! Functions created, set, bound and left as they were found, on a model of the kernel. The same is done to an emulated Intel 82576
-//! in `tests/tests/sriov.rs`.
+//! Functions created, set, bound and left as they were found, on a model of the kernel. The same is
+//! done to an emulated Intel 82576 in `tests/tests/sriov.rs`.
 
 mod model;
 
@@ -240,7 +240,8 @@ fn what_others_changed_or_use_stays() {
     assert_eq!(model.driver(&vf_address(1)).as_deref(), Some("igbvf"));
 }
 
-/// A function of which only a VLAN is said is for somebody else, who may not want the kernel's driver.
+/// A function of which only a VLAN is said is for somebody else, who may not want the kernel's
+/// driver.
 #[test]
 fn a_function_that_nobody_here_has_needs_no_driver() {
     let model = Model::new();
@@ -258,7 +259,8 @@ fn a_function_that_nobody_here_has_needs_no_driver() {
 fn a_full_disk_is_not_in_the_way_of_undoing() {
     const CHILD: &str = "WEIR_TEST_FULL_DISK";
     if std::env::var_os(CHILD).is_none() {
-        // The largest size of a file does for a full disk, in a process that does not mind the signal.
+        // The largest size of a file does for a full disk, in a process that does not mind the
+        // signal.
         let script = "trap '' XFSZ; exec \"$0\" --exact a_full_disk_is_not_in_the_way_of_undoing";
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).arg(std::env::current_exe().unwrap()).env(CHILD, "1");
@@ -338,7 +340,8 @@ fn purpose() -> impl Strategy<Value = Option<Purpose>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// However the machine was, whatever is wanted, and wherever the host crashes: it is left as it was found.
+    /// However the machine was, whatever is wanted, and wherever the host crashes: it is left as it
+    /// was found.
     #[test]
     fn any_wish_is_undone(
         there in proptest::option::of((settings(), purpose())),

@@ -1,4 +1,5 @@
-//! A model of the kernel: a device tree of files in a directory, which changes as sysfs does when it is written, and links.
+//! A model of the kernel: a device tree of files in a directory, which changes as sysfs does when
+//! it is written, and links.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,8 @@ pub(crate) const PF: &str = "0000:01:00.0";
 pub(crate) const PF_INTERFACE: &str = "ens1f0";
 /// What the model's device can have at most.
 pub(crate) const TOTAL: u16 = 7;
-/// Of the first virtual function from the physical one, and from one to the next; as the Intel 82576 has them.
+/// Of the first virtual function from the physical one, and from one to the next; as the Intel
+/// 82576 has them.
 const OFFSET: u16 = 128;
 const STRIDE: u16 = 2;
 
@@ -40,7 +42,8 @@ pub(crate) struct State {
     pub(crate) faces: BTreeMap<String, Face>,
 }
 
-/// When the host crashes: before this many more calls, and whether the last one still has its effect.
+/// When the host crashes: before this many more calls, and whether the last one still has its
+/// effect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crash {
     pub(crate) after: u32,

@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SriovCommand {
-    /// List physical functions, and their virtual functions with how they are set and who uses them.
+    /// List physical functions, and their virtual functions with how they are set and who uses
+    /// them.
     List {
         /// Only this one: its interface or PCI address.
         #[arg(value_name = "PF")]
@@ -40,14 +41,16 @@ pub(crate) enum SriovCommand {
         /// Whom it is for.
         #[arg(value_name = "DRIVER", value_enum)]
         to: SriovBinding,
-        /// Also where no IOMMU keeps its user from all of the machine's memory. Weir's own ports cannot use that.
+        /// Also where no IOMMU keeps its user from all of the machine's memory. Weir's own ports
+        /// cannot use that.
         #[arg(long)]
         no_iommu: bool,
         /// Take it from the driver first if it has it already: it then learns of a new MAC address.
         #[arg(long)]
         again: bool,
     },
-    /// Undo what a host that crashed changed of network devices. The next start of the host does the same.
+    /// Undo what a host that crashed changed of network devices. The next start of the host does
+    /// the same.
     Restore {
         /// The host's configuration, for its store; looked for as `weir run` does.
         #[arg(long, value_name = "FILE")]

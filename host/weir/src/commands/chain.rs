@@ -78,7 +78,8 @@ fn too_large(file: &Path, chain: &Chain) -> anyhow::Error {
     )
 }
 
-/// Pushes the functions that the file gives as `path`, under their names in the chain, and names them instead.
+/// Pushes the functions that the file gives as `path`, under their names in the chain, and names
+/// them instead.
 fn push_files(chain: &mut Chain, beside: &Path, client: &Client, output: Output) -> Result<()> {
     let tenant = chain.tenant.as_ref();
     for (index, function) in chain.functions.iter_mut().enumerate() {

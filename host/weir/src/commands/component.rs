@@ -9,7 +9,8 @@ use weir_spec::{Document, Manifest};
 use crate::cli::ComponentArgs;
 use crate::render::Output;
 
-/// Makes a component of a core module, in its binary or its text form, and writes it if a host would take it.
+/// Makes a component of a core module, in its binary or its text form, and writes it if a host
+/// would take it.
 pub(super) fn run(args: &ComponentArgs, output: Output) -> Result<()> {
     let file = args.file.display();
     let bytes = fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;

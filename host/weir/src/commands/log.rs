@@ -13,7 +13,8 @@ use crate::render::{self, Output};
 
 /// Between two questions for new lines.
 const LOOK: Duration = Duration::from_millis(250);
-/// A line may come so much later than newer ones of others: that of a worker process comes with its next report.
+/// A line may come so much later than newer ones of others: that of a worker process comes with its
+/// next report.
 const LATE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &LogArgs, client: &Client, output: Output) -> Result<()> {
@@ -110,7 +111,8 @@ mod tests {
         let (a, b, c) = (line("1", "a"), line("2", "b"), line("1", "c"));
         let mut known = Known::default();
         assert_eq!(known.take(&[a.clone(), a.clone()]), [&a, &a]);
-        // The same text in the same millisecond again; one that came late; one that is no longer asked for.
+        // The same text in the same millisecond again; one that came late; one that is no longer
+        // asked for.
         let next = [a.clone(), a.clone(), a.clone(), c.clone(), b.clone()];
         assert_eq!(known.take(&next), [&a, &c, &b]);
         assert_eq!(known.take(std::slice::from_ref(&b)), Vec::<&LogLine>::new());

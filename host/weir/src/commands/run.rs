@@ -1,7 +1,8 @@
 //! `weir run`: the host.
 //!
-//! Start: configuration, signals, store, sandbox, data plane, control plane, API; then chains are deployed that the store holds, and the
-//! host is ready. Stop: chains are drained, then requests that are under way are answered.
+//! Start: configuration, signals, store, sandbox, data plane, control plane, API; then chains are
+//! deployed that the store holds, and the host is ready. Stop: chains are drained, then requests
+//! that are under way are answered.
 
 mod check;
 
@@ -29,7 +30,8 @@ use crate::{files, log, manager, numa};
 
 pub(super) use self::check::check;
 
-/// The host is ready when all chains are deployed, or after this time: below the 90 s that systemd gives a service to start.
+/// The host is ready when all chains are deployed, or after this time: below the 90 s that systemd
+/// gives a service to start.
 const READY_AFTER: Duration = Duration::from_secs(60);
 /// Time for chains to finish what is under way when the host stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +39,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// Threads for requests that block. One tenant has a few at most; unused ones are not there.
 const API_THREADS: usize = 4096;
-/// Bytes of the disk that compiled code leaves free: the store, which needs 2 MiB to take changes, comes first.
+/// Bytes of the disk that compiled code leaves free: the store, which needs 2 MiB to take changes,
+/// comes first.
 const CACHE_SPARE: u64 = 4 << 20;
 /// Where the configuration is looked for.
 const CONFIG_FILES: [&str; 2] = ["weir.toml", "/etc/weir/weir.toml"];
@@ -51,7 +54,8 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> Result<()> {
         .worker_threads(2)
         .max_blocking_threads(API_THREADS)
         .thread_name("weir-api")
-        // On a busy machine a thread that is started for a request waits for a CPU longer than one that has slept.
+        // On a busy machine a thread that is started for a request waits for a CPU longer than one
+        // that has slept.
         .thread_keep_alive(Duration::from_secs(3600))
         .enable_all()
         .build()
@@ -249,7 +253,8 @@ async fn serve(control: &Arc<Control>, read: &Configuration, mut signals: Signal
     }
 }
 
-/// What the service manager is told when the host is ready. Ports that are down are named there and in the log: nobody else waits for them.
+/// What the service manager is told when the host is ready. Ports that are down are named there and
+/// in the log: nobody else waits for them.
 fn readiness(control: &Control) -> String {
     let ports = control.status(None).engine.ports.into_iter();
     let down = ports.filter(|port| port.problem.is_some()).map(|port| port.name.to_string());
@@ -262,7 +267,8 @@ fn readiness(control: &Control) -> String {
     format!("READY=1\nSTATUS=started without ports that were down: {down}")
 }
 
-/// Deploys the chains that the store holds. What the machine lacks something for is tried again behind that, and not waited for.
+/// Deploys the chains that the store holds. What the machine lacks something for is tried again
+/// behind that, and not waited for.
 async fn restore(control: &Arc<Control>) -> Result<()> {
     let (first, again) = (Arc::clone(control), Arc::clone(control));
     aside_and_then("weir-restore", move || first.restore(), move || again.restore_again()).await
@@ -290,8 +296,8 @@ struct ReadAgain {
     waiting: Vec<String>,
 }
 
-/// Reads the configuration again: the file that there was at the start. What is wrong with it changes nothing. A token that is taken away is so
-/// when this is back: nothing is waited for.
+/// Reads the configuration again: the file that there was at the start. What is wrong with it
+/// changes nothing. A token that is taken away is so when this is back: nothing is waited for.
 fn read_again(control: &Control, api: &Api, started: &Configuration) -> Result<ReadAgain> {
     let read = Configuration::read(started.file.as_deref())?;
     control.reload(&read.config).map_err(|error| read.locate(error.into()))?;
@@ -305,7 +311,8 @@ fn read_again(control: &Control, api: &Api, started: &Configuration) -> Result<R
     Ok(ReadAgain { read, waiting })
 }
 
-/// Takes over the rest, and tells what came of it. Listeners may be refused because of what runs, which keeps nobody's token.
+/// Takes over the rest, and tells what came of it. Listeners may be refused because of what runs,
+/// which keeps nobody's token.
 async fn take_over(control: &Arc<Control>, again: Result<ReadAgain>) {
     let outcome = async {
         let ReadAgain { read, mut waiting } = again?;

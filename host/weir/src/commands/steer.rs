@@ -29,7 +29,8 @@ pub(super) fn run(command: SteerCommand, client: &Client, output: Output) -> Res
 
 fn apply(file: &Path, client: &Client, output: Output) -> Result<()> {
     let waiting = output.wait("applying steering rules".to_owned());
-    // The host reads what is not too long: it is awake, and this program has to be started each time.
+    // The host reads what is not too long: it is awake, and this program has to be started each
+    // time.
     let text = std::fs::read_to_string(file).ok().filter(|text| text.len() <= TOML_MAX);
     let applied: Result<Steered> = match text {
         Some(text) => client.send_toml(Method::PUT, &["steering"], text),
@@ -79,8 +80,8 @@ fn more_of(rules: usize, what: &str) -> String {
     }
 }
 
-/// Rules that decide nothing, each with the earlier one that means all of its packets and whether that sends them elsewhere: a line
-/// for each of the first.
+/// Rules that decide nothing, each with the earlier one that means all of its packets and whether
+/// that sends them elsewhere: a line for each of the first.
 fn deciding_nothing(rules: impl ExactSizeIterator<Item = (String, String, bool)>) -> String {
     let more = more_of(rules.len(), "decide nothing");
     let mut text = String::new();
@@ -147,8 +148,8 @@ fn at(entry: &SteeringEntry) -> Option<String> {
     Some(places.collect::<Vec<_>>().join(", "))
 }
 
-/// Why rules are compared in software although there is something before the port, and why packets of theirs are dropped that they send
-/// elsewhere: a line for each reason.
+/// Why rules are compared in software although there is something before the port, and why packets
+/// of theirs are dropped that they send elsewhere: a line for each reason.
 fn reasons(entries: &[SteeringEntry]) -> String {
     let mut reasons = BTreeMap::<(&str, &Name, &Name, &str), Vec<String>>::new();
     for entry in entries {

@@ -36,7 +36,8 @@ pub(super) fn run(args: &TapArgs, client: &Client, output: Output) -> Result<()>
     let path = ["chains", args.place.chain.as_str(), "tap"];
     let started = Instant::now();
     let answer = client.begin_stream(&path, &request)?;
-    // Only now is it known that there is anything to write: what a file had is not lost by a mistake.
+    // Only now is it known that there is anything to write: what a file had is not lost by a
+    // mistake.
     let mut sink = match &args.write {
         Some(file) => Sink::capture(file)?,
         None => Sink::Lines { function: args.place.function.is_some(), format: output.format },

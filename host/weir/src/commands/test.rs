@@ -15,7 +15,8 @@ use weir_spec::{Check, Document, Invalid, counted};
 use crate::cli::TestArgs;
 use crate::render::Output;
 
-/// Lines of a function's log that are shown under a test that failed: some exceptions with their stacks.
+/// Lines of a function's log that are shown under a test that failed: some exceptions with their
+/// stacks.
 const LOG_LINES: usize = 40;
 
 /// Runs tests. The answer is whether all went as expected.

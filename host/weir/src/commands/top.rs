@@ -81,7 +81,8 @@ struct FunctionRate {
     state: &'static str,
     packets: f64,
     drops: f64,
-    /// Packets in a call, of the calls that were timed since the last look; only on the packet plane.
+    /// Packets in a call, of the calls that were timed since the last look; only on the packet
+    /// plane.
     #[serde(skip_serializing_if = "Option::is_none")]
     packets_per_call: Option<f64>,
     /// What a packet took of those, or an event for a function for messages, in ns.

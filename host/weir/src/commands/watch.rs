@@ -1,7 +1,8 @@
 //! `weir function push --watch`: an author's loop around a host that runs.
 //!
-//! A version is named after its content, `MANIFEST'S-dev.hHASH`: it never stands before a release of the same number, and what was
-//! pushed before is found again. What goes wrong is said, and the version that runs goes on.
+//! A version is named after its content, `MANIFEST'S-dev.hHASH`: it never stands before a release
+//! of the same number, and what was pushed before is found again. What goes wrong is said, and the
+//! version that runs goes on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -240,7 +241,8 @@ impl Session<'_> {
             if tell && own {
                 self.say(&event.message);
                 if event.kind == EventKind::RolledBack {
-                    // The same content is to be taken again, and is the first that nobody goes back to.
+                    // The same content is to be taken again, and is the first that nobody goes back
+                    // to.
                     if let Some(bad) = self.current.take() {
                         self.pushed.retain(|old| *old != bad);
                         self.pushed.insert(0, bad);

@@ -86,7 +86,8 @@ fn what_is_saved_runs_in_the_host_while_packets_flow() {
     let dump = told(&host);
     assert_eq!(dump.matches("the build failed").count(), 1, "{dump}");
 
-    // The manifest is read again, too, though the module has none. All but the last two versions are gone, the one that faulted first.
+    // The manifest is read again, too, though the module has none. All but the last two versions
+    // are gone, the one that faulted first.
     let versions = |host: &Host| {
         let shown = host.json(&["function", "show", "gate"]);
         shown["versions"].as_array().map_or(0, Vec::len)
@@ -178,7 +179,8 @@ fn a_project_is_built_and_its_tests_tell_what_is_not_as_expected() {
     // The same by hand: one byte of the capture is another one.
     let gate = directory.path().join("gate");
     let mut other = fs::read(gate.join("in.pcap")).unwrap();
-    // The fifth packet's TTL: behind the file's header, four packets with theirs, and the own header.
+    // The fifth packet's TTL: behind the file's header, four packets with theirs, and the own
+    // header.
     let ttl = 24 + 16 * 5 + 42 + 54 + 54 + 71 + 14 + 8;
     assert_eq!(other[ttl], 64);
     other[ttl] = 63;

@@ -1,4 +1,5 @@
-//! Large bodies through functions that look at every byte: whole, in both directions and framings, and held back by whoever is slow.
+//! Large bodies through functions that look at every byte: whole, in both directions and framings,
+//! and held back by whoever is slow.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

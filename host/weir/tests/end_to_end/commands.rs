@@ -243,7 +243,8 @@ fn start_code_gets_no_more_memory_than_its_function_may_have() {
     assert_eq!(answer.status, Some(0), "{}", answer.err);
 }
 
-/// The capture is the SDKs' sample: the second packet is TCP to port 443, the third to port 23, from 10.0.0.1.
+/// The capture is the SDKs' sample: the second packet is TCP to port 443, the third to port 23,
+/// from 10.0.0.1.
 #[test]
 fn a_trace_shows_what_each_function_did() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The host is killed with SIGKILL while a client pushes, applies, swaps, rolls back and removes. Started again it has
-//! all that it had acknowledged, it works, and nothing of it is half.
+//! The host is killed with SIGKILL while a client pushes, applies, swaps, rolls back and removes.
+//! Started again it has all that it had acknowledged, it works, and nothing of it is half.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,7 +83,8 @@ impl Known {
     }
 }
 
-/// Asks for the change; the answer is the digest of what was pushed. None: the host did not say yes.
+/// Asks for the change; the answer is the digest of what was pushed. None: the host did not say
+/// yes.
 fn ask(host: &Host, change: &Change) -> Option<Option<String>> {
     let arguments = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let arguments = match change {

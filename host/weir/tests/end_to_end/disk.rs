@@ -1,5 +1,6 @@
-//! The disk of the store is full: changes are refused with a message that names it, what runs runs on, and when there is
-//! room again all goes on. The disk is a small tmpfs in a mount namespace of the host's own.
+//! The disk of the store is full: changes are refused with a message that names it, what runs runs
+//! on, and when there is room again all goes on. The disk is a small tmpfs in a mount namespace of
+//! the host's own.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! A host with `dpdk` ports: through its configuration, its API and its metrics, and with real hosts on both sides.
+//! A host with `dpdk` ports: through its configuration, its API and its metrics, and with real
+//! hosts on both sides.
 
 use std::process::{Command, Stdio};
 
@@ -12,7 +13,8 @@ use crate::host::{Host, weir};
 struct Laboratory(Vec<std::process::Child>);
 
 impl Laboratory {
-    /// Moves this thread, and the host that it starts, to a namespace of its own. None without the rights for it.
+    /// Moves this thread, and the host that it starts, to a namespace of its own. None without the
+    /// rights for it.
     fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: network namespaces need root");

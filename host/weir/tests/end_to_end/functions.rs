@@ -1,4 +1,5 @@
-//! Functions and chains over a host's whole life: pushed, deployed, swapped, tried, rolled back, found again.
+//! Functions and chains over a host's whole life: pushed, deployed, swapped, tried, rolled back,
+//! found again.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -246,7 +247,8 @@ fn what_a_function_logs_is_followed_while_it_logs() {
         out.lines().take(6).map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
     follows.kill().unwrap();
     follows.wait().unwrap();
-    // What came was not there before, and none is there twice: all that the host has from the first of them on.
+    // What came was not there before, and none is there twice: all that the host has from the first
+    // of them on.
     let log = host.json(&["function", "log", "firewall"]);
     let all = log["lines"].as_array().unwrap();
     let first = all.iter().rposition(|line| *line == followed[0]).unwrap();

@@ -51,8 +51,8 @@ pub(crate) fn slow_to_configure() -> Vec<u8> {
     wat_guest::upload(&text.replace("(local $region i32)\n", SLOW), "packet-function")
 }
 
-/// Small, good, and slow to compile: one loop in which very many values live at the same time. The number makes it
-/// another content.
+/// Small, good, and slow to compile: one loop in which very many values live at the same time. The
+/// number makes it another content.
 pub(crate) fn slow_to_compile(number: u32) -> Vec<u8> {
     const LOCALS: usize = 1000;
     const BRANCHES: usize = 60_000;

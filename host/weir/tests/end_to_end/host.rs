@@ -93,7 +93,8 @@ impl Host {
         Self::started(directory, command)
     }
 
-    /// The same with a store on a disk of this size that is nobody else's; what is on it goes with the host.
+    /// The same with a store on a disk of this size that is nobody else's; what is on it goes with
+    /// the host.
     pub(crate) fn start_on_small_disk(config: &str, size: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::create_dir(directory.path().join("store")).expect("a directory");

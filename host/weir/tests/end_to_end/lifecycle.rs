@@ -160,7 +160,8 @@ fn sighup_takes_new_tokens_and_refuses_a_wrong_file() {
     assert_eq!(status.status, Some(0));
 }
 
-/// It finds out before it touches anything, also when the socket of the first is not there any more.
+/// It finds out before it touches anything, also when the socket of the first is not there any
+/// more.
 #[test]
 fn a_host_whose_socket_another_one_has_does_not_start() {
     let first = Host::start(CONFIG);
@@ -173,7 +174,8 @@ fn a_host_whose_socket_another_one_has_does_not_start() {
     assert!(second.err.contains("api.sock is in use by another host"), "{}", second.err);
 }
 
-/// A SIGHUP has listeners wait for a change that takes long; the next one takes a token away meanwhile.
+/// A SIGHUP has listeners wait for a change that takes long; the next one takes a token away
+/// meanwhile.
 #[test]
 fn a_token_is_taken_away_at_once_whatever_is_being_changed() {
     let file = |token: &str, upstream: u16| {

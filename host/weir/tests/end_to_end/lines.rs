@@ -1,5 +1,6 @@
-//! Faults name the line of source, in a host as its operator started it: in a function's log, in events, in the host's log, in what is said of a
-//! trial, and where a function that cannot be made ready is refused.
+//! Faults name the line of source, in a host as its operator started it: in a function's log, in
+//! events, in the host's log, in what is said of a trial, and where a function that cannot be made
+//! ready is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ impl Project {
         let made = weir(directory.parent().unwrap(), &[&["new", name], arguments].concat());
         assert_eq!(made.status, Some(0), "{}", made.err);
         if arguments.contains(&"rust") {
-            // Rust's own library may have to be built, too, which takes a minute: once for all of them.
+            // Rust's own library may have to be built, too, which takes a minute: once for all of
+            // them.
             let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-projects");
             fs::create_dir_all(&built).unwrap();
             std::os::unix::fs::symlink(built, directory.join("build-output")).unwrap();
@@ -158,7 +160,8 @@ fn of_a_function_in_go() {
     packets("go", "main.go", "packet := burst.Packet(i)", line);
 }
 
-/// In Go's library, in a function of the author's that another one calls, and in a loop that does not end.
+/// In Go's library, in a function of the author's that another one calls, and in a loop that does
+/// not end.
 #[test]
 fn of_other_faults_in_go() {
     let directory = tempfile::tempdir().unwrap();
@@ -289,7 +292,8 @@ const GUARD: &str = "name = \"web\"\nplane = \"message\"\n[[function]]\nuse = \"
 const C: &[&str] = &["--lang", "c"];
 const MESSAGES: &[&str] = &["--lang", "c", "--plane", "message"];
 
-/// A function for messages, in this mode of the gateway: as a shadow, running, and one that cannot be configured.
+/// A function for messages, in this mode of the gateway: as a shadow, running, and one that cannot
+/// be configured.
 fn messages(mode: &str) {
     let directory = tempfile::tempdir().unwrap();
     let build = |name: &str, after: &str, line: &str| {
@@ -372,9 +376,11 @@ fn unit(content: &[u8]) -> Vec<u8> {
     unit
 }
 
-/// A function with DWARF of these units, and a line program of so many rows, which all are of `crafted.c:7`; and a fault in it.
+/// A function with DWARF of these units, and a line program of so many rows, which all are of
+/// `crafted.c:7`; and a fault in it.
 fn with_tables(units: &[u8], rows: usize) -> (Arc<weir_sandbox::Admitted>, String) {
-    // Units without and with children that have a line program; a function that has a range; an inlined one with children.
+    // Units without and with children that have a line program; a function that has a range; an
+    // inlined one with children.
     let abbreviations = b"\x01\x11\x00\x10\x17\0\0\x02\x11\x01\x10\x17\0\0\
         \x03\x2e\x01\x11\x01\x12\x06\0\0\x04\x1d\x01\0\0\0";
     let header = b"\x01\x01\x01\x00\x01\x0a\0\x01\x01\x01\x01\0\0\0\x01\0crafted.c\0\0\0\0\0";

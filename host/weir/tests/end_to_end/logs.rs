@@ -1,4 +1,5 @@
-//! The host's log, when whoever reads it stalls or is gone: the host goes on, and ends when it is told to.
+//! The host's log, when whoever reads it stalls or is gone: the host goes on, and ends when it is
+//! told to.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 

@@ -317,7 +317,8 @@ fn refusals(mode: Mode) {
     assert!(error.contains("not to be called"), "{error}");
 }
 
-/// What functions for connections decide holds for those that carry requests, and functions for requests are not where none come.
+/// What functions for connections decide holds for those that carry requests, and functions for
+/// requests are not where none come.
 #[test]
 fn functions_are_where_they_are_asked() {
     asked_or_refused(Mode::Thread);
@@ -354,7 +355,8 @@ fn asked_or_refused(mode: Mode) {
     // curl 7.88 does not send a second request by a connection of HTTP/2 that it began so.
     for (version, path) in [("--http1.1", "/[1-2]"), ("--http2-prior-knowledge", "/2")] {
         let url = format!("{web}{path}");
-        // Of HTTP/1.1 two requests by one connection; there may be another one when its end was told.
+        // Of HTTP/1.1 two requests by one connection; there may be another one when its end was
+        // told.
         host.wait_for("it has its place", |_| {
             let got = Command::new("curl")
                 .args(["--silent", "--max-time", "20", "--interface", "127.0.5.1", version, &url])
@@ -504,7 +506,8 @@ fn a_worker_that_is_killed_under_load_leaves_every_request_answered_and_no_buffe
     assert_eq!(host.running(), "1.1.0");
 }
 
-/// Clients at addresses of their own ask without end, and every answer has to be good, while this is done.
+/// Clients at addresses of their own ask without end, and every answer has to be good, while this
+/// is done.
 fn under_load(web: &str, path: &str, work: impl FnOnce(&AtomicUsize)) {
     let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -665,7 +668,8 @@ fn refused_by_one(mode: Mode) {
     // What is known of the state is that of what runs.
     assert_eq!(swap("4.0.0", &[])["fresh"], serde_json::json!([]));
     assert_eq!(said("/xx"), ["44", "45"]);
-    // As a canary it runs with what it has of its own, and is refused when it is to go on with what the other had.
+    // As a canary it runs with what it has of its own, and is refused when it is to go on with what
+    // the other had.
     swap("3.0.0", &["--canary", "1"]);
     refused();
     assert_eq!(host.running(), "4.0.0");
@@ -834,8 +838,9 @@ fn a_function_in_wat_guards_requests() {
     guards_requests("wat");
 }
 
-/// The template's project of a language, with other texts so that it is of the world `connection-function`, changes bytes of a connection in place:
-/// each `q` from the client becomes a `z`.
+/// The template's project of a language, with other texts so that it is of the world
+/// `connection-function`, changes bytes of a connection in place: each `q` from the client becomes
+/// a `z`.
 fn changes_what_connections_carry(language: &str, changes: &[(&str, &str, &str)]) {
     let directory = tempfile::tempdir().unwrap();
     let wasm = changed_template(language, "message", "substitute", directory.path(), changes);

@@ -1,4 +1,5 @@
-//! The functions of the message plane that come with Weir, in a host, with curl before it and Python's server behind it.
+//! The functions of the message plane that come with Weir, in a host, with curl before it and
+//! Python's server behind it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +10,8 @@ use weir_tests::built::built_file;
 use crate::host::Host;
 use crate::messages::{Server, address, curl};
 
-/// A host whose listener shows everything to one function with this configuration, with so many servers behind it.
+/// A host whose listener shows everything to one function with this configuration, with so many
+/// servers behind it.
 fn host_with(function: &str, config: &str, protocol: &str, servers: &[&Server]) -> Host {
     let upstreams: Vec<String> =
         servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.port)).collect();

@@ -187,7 +187,8 @@ fn an_output_that_cannot_be_written_is_named_and_other_chains_go_on() {
     host.fails(&["chain", "remove", "offline"]);
 }
 
-/// A chain between `in` and `out`, with packets, and the capture `file` in a folder that can be away.
+/// A chain between `in` and `out`, with packets, and the capture `file` in a folder that can be
+/// away.
 fn beside_a_capture() -> Host {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("there")).unwrap();
@@ -252,7 +253,8 @@ fn a_port_is_not_lost_with_the_other_one_that_cannot_be_opened() {
     assert!(error.contains("cannot create the capture there/copy.pcap"), "{error}");
     back(&host);
     host.ok(&["chain", "apply", "c.toml"]);
-    // One that the chain itself has can be opened only when it was given back; then it is known that the chain does not run.
+    // One that the chain itself has can be opened only when it was given back; then it is known
+    // that the chain does not run.
     away(&host);
     host.write("c.toml", to_file("symmetric = false"));
     let error = host.fails(&["chain", "apply", "c.toml"]);

@@ -1,5 +1,6 @@
-//! Components of the world `wasi:http/proxy` in chains: built by toolchains that know nothing of Weir, between functions of Weir's own,
-//! with curl on one side and a server that streams on the other.
+//! Components of the world `wasi:http/proxy` in chains: built by toolchains that know nothing of
+//! Weir, between functions of Weir's own, with curl on one side and a server that streams on the
+//! other.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +13,8 @@ use weir_tests::built::{built_file, workspace};
 use crate::host::{Host, weir};
 use crate::messages::{Server, address, curl, workers};
 
-/// Gives back what it is sent while it comes (`/echo`), sends much (`/big`), or says what it was sent, perhaps later (`/lazy`).
+/// Gives back what it is sent while it comes (`/echo`), sends much (`/big`), or says what it was
+/// sent, perhaps later (`/lazy`).
 pub(crate) const SERVER: &str = r#"
 import http.server, itertools, time
 count = itertools.count()
@@ -88,7 +90,8 @@ pub(crate) const REWRITE: &str = "[[function]]\nuse = \"rewrite\"\n[function.con
                        response = { set = { x-after = \"yes\" } } } ]\n";
 const WAF: &str = "[[function]]\nuse = \"waf\"\n";
 
-/// Everything holds where functions run in the gateway's threads, and where in processes of their own.
+/// Everything holds where functions run in the gateway's threads, and where in processes of their
+/// own.
 macro_rules! in_both_modes {
     ($($name:ident),* $(,)?) => {
         mod in_threads {
@@ -173,7 +176,8 @@ fn it_stands_among_functions_and_sees_what_they_leave(mode: &str) {
     let keys = "[function.config]\nGREETING = \"hello\"\n";
     let (host, web) = host(mode, &server, &chain(REWRITE, keys, WAF));
     for protocol in ["--http1.1", "--http2-prior-knowledge"] {
-        // It answers: the function before it sees the request first, and the response last; no upstream is asked.
+        // It answers: the function before it sees the request first, and the response last; no
+        // upstream is asked.
         let (status, text) = curl(&[protocol, &format!("{web}/answer")]);
         let host_said = web.strip_prefix("http://").expect("a URL");
         assert!(status == 200 && text.contains("x-after: yes"), "{text}");
@@ -303,8 +307,8 @@ pub(crate) fn transferred(url: &str, arguments: &[&str]) -> (Option<i32>, u64) {
     (output.status.code(), bytes.expect("a number"))
 }
 
-/// The client is slow with a response, for so many seconds, and then the server with a request: the host's memory stays below `most`.
-/// `options`: more for curl.
+/// The client is slow with a response, for so many seconds, and then the server with a request: the
+/// host's memory stays below `most`. `options`: more for curl.
 pub(crate) fn holds_back(host: &Host, web: &str, options: &[&str], seconds: &str, most: u64) {
     // It was cut off by its own time, in the middle.
     let slow = [options, &["--max-time", seconds, "--limit-rate", "2M"]].concat();

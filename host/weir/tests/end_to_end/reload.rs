@@ -174,7 +174,8 @@ fn in_processes_listeners_follow_the_file() {
     assert!(read_again(&mut host, &config("process", &[web(&two)])), "{}", host.log());
     let answer = get(port, "/few");
     assert!(by(&answer, &two), "{answer:?}");
-    // The process of before ends with its last exchange. Whoever took its place counts on, what nobody has asked it for, too.
+    // The process of before ends with its last exchange. Whoever took its place counts on, what
+    // nobody has asked it for, too.
     host.wait_for("there is one process", |host| host.children().len() == 1);
     host.wait_for("all that was counted is there", |host| {
         let chain = host.json(&["status"])["chains"][0].clone();

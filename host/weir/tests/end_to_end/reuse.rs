@@ -1,5 +1,6 @@
-//! Components of the world `wasi:http/proxy` whose instances serve several requests, one after the other: what an instance keeps is
-//! seen by the next request of it, and of no other, and by none after something went wrong.
+//! Components of the world `wasi:http/proxy` whose instances serve several requests, one after the
+//! other: what an instance keeps is seen by the next request of it, and of no other, and by none
+//! after something went wrong.
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,8 +1,9 @@
-//! The API as a stranger's generator sees it: Schemathesis reads `/openapi.json` and makes requests from it, good and bad,
-//! one by one and in chains, over TCP. No answer may be a server's error, or another than the document says.
+//! The API as a stranger's generator sees it: Schemathesis reads `/openapi.json` and makes requests
+//! from it, good and bad, one by one and in chains, over TCP. No answer may be a server's error, or
+//! another than the document says.
 //!
-//! Bounded by a number of examples and a seed, so that it is the same each time; `WEIR_SCHEMA_EXAMPLES` and
-//! `WEIR_SCHEMA_SEED` ask for more, or for others.
+//! Bounded by a number of examples and a seed, so that it is the same each time;
+//! `WEIR_SCHEMA_EXAMPLES` and `WEIR_SCHEMA_SEED` ask for more, or for others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -93,8 +94,8 @@ fn the_api_is_as_its_document_says() {
     host.ok(&["chain", "apply", "c.toml"]);
 
     let counts = generate(&host, &url, "0123456789abcdef-admin");
-    // It got through to where things are done, too, and not only to what is refused. Whether there is something to remove
-    // or to go back to when it asks for that is chance.
+    // It got through to where things are done, too, and not only to what is refused. Whether there
+    // is something to remove or to go back to when it asks for that is chance.
     let went_well = |(_, answers): &(&String, &BTreeMap<u16, u32>)| {
         answers.keys().any(|status| (200..300).contains(status))
     };

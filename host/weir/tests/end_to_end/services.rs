@@ -1,5 +1,6 @@
-//! Services in languages without a component model of their own: the templates of `weir new` for the world `wasi:http/proxy`, built as their
-//! authors would, and in a chain with curl on one side and a server on the other. What they decide is shown by the tutorials.
+//! Services in languages without a component model of their own: the templates of `weir new` for
+//! the world `wasi:http/proxy`, built as their authors would, and in a chain with curl on one side
+//! and a server on the other. What they decide is shown by the tutorials.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,8 @@ fn serves_in(language: &str, mode: &str, wasm: &Path, directory: &Path) {
     serves_several(language, host, &web);
 }
 
-/// Instances that serve several requests: Python's do, and of JavaScript's each request has one again after the first fault.
+/// Instances that serve several requests: Python's do, and of JavaScript's each request has one
+/// again after the first fault.
 fn serves_several(language: &str, mut host: Host, web: &str) {
     host.write(
         "c.toml",

@@ -1,5 +1,5 @@
-//! Versions of `wasi:http` components in the shadow of the one that runs: asked what that one was asked, answered what that one was
-//! answered, and heard by nobody.
+//! Versions of `wasi:http` components in the shadow of the one that runs: asked what that one was
+//! asked, answered what that one was answered, and heard by nobody.
 
 use std::fs;
 use std::process::Command;
@@ -17,7 +17,8 @@ in_both_modes! {
     what_is_too_much_to_keep_is_not_compared,
 }
 
-/// Pushes the component with some of its strings replaced by others of the same length, and begins its shadow.
+/// Pushes the component with some of its strings replaced by others of the same length, and begins
+/// its shadow.
 fn shadow(host: &Host, version: &str, words: &[(&str, &str)]) {
     let mut bytes = fs::read(built_file("proxy-probe")).expect("it is built");
     for (word, other) in words {
@@ -38,7 +39,8 @@ fn trial(host: &Host, key: &str) -> u64 {
     host.json(&["status"])["chains"][0]["trial"][key].as_u64().unwrap_or(0)
 }
 
-/// Waits until so many visits were compared; how many differed in what was done, and in what was said.
+/// Waits until so many visits were compared; how many differed in what was done, and in what was
+/// said.
 fn compared(host: &mut Host, visits: u64) -> (u64, u64) {
     host.wait_for("the shadow has seen all", |host| trial(host, "packets") >= visits);
     assert_eq!(trial(host, "packets"), visits, "{}", host.json(&["status"]));
@@ -60,7 +62,8 @@ fn the_same_code_does_the_same_and_reaches_nobody(mode: &str) {
     let before = served(&server);
     host.write("sent", pattern(50_000));
     let data = format!("@{}", host.path("sent").display());
-    // It answers; sends on with a body, and without; twice; a body that streams both ways; what is refused to it; no upstream's fault.
+    // It answers; sends on with a body, and without; twice; a body that streams both ways; what is
+    // refused to it; no upstream's fault.
     for (arguments, requests) in [
         (vec!["/answer"], 0),
         (vec!["/there?a=b", "--data", "some text"], 1),

@@ -1,5 +1,6 @@
-//! `weir sriov` where there are no virtual functions, and interfaces that the host sets up and leaves as they were. Functions
-//! themselves are tested in a guest that has some: `tests/tests/sriov.rs`.
+//! `weir sriov` where there are no virtual functions, and interfaces that the host sets up and
+//! leaves as they were. Functions themselves are tested in a guest that has some:
+//! `tests/tests/sriov.rs`.
 
 use std::fs;
 

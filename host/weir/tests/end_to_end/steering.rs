@@ -78,7 +78,8 @@ fn what_is_wrong_with_a_rule_is_shown_in_its_file() {
     assert!(refused.contains(" --> s.toml:3:9"), "{refused}");
 }
 
-/// Rules behind one that means more of the same: not refused, since the first one decides, but told.
+/// Rules behind one that means more of the same: not refused, since the first one decides, but
+/// told.
 #[test]
 fn rules_that_decide_nothing_are_told() {
     let host = Host::start(guests::TRAFFIC);

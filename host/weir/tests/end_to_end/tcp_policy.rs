@@ -1,5 +1,6 @@
-//! The function `tcp-policy` as it is built in Rust (`functions/tcp-policy`) and in C (`guest-sdk/c/examples/tcp-policy`): the same tests for
-//! both, with curl and raw sockets before it and servers behind it.
+//! The function `tcp-policy` as it is built in Rust (`functions/tcp-policy`) and in C
+//! (`guest-sdk/c/examples/tcp-policy`): the same tests for both, with curl and raw sockets before
+//! it and servers behind it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -36,7 +37,8 @@ fn in_c() -> PathBuf {
     example_of("c", "tcp-policy")
 }
 
-/// A host with a `tcp` listener before these servers, and one with TLS; both show everything to the function.
+/// A host with a `tcp` listener before these servers, and one with TLS; both show everything to the
+/// function.
 fn host(wasm: &Path, config: &str, servers: &[&Server]) -> Host {
     let upstreams: Vec<String> =
         servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.port)).collect();
@@ -87,7 +89,8 @@ fn connect(host: &Host, from: Ipv4Addr) -> TcpStream {
     stream
 }
 
-/// What a client from this address gets for these bytes, sent in pieces of this length; nothing if the connection is reset.
+/// What a client from this address gets for these bytes, sent in pieces of this length; nothing if
+/// the connection is reset.
 fn says(host: &Host, from: Ipv4Addr, bytes: &[u8], piece: usize) -> Option<String> {
     let mut stream = connect(host, from);
     for piece in bytes.chunks(piece.max(1)) {
@@ -191,7 +194,8 @@ fn first_bytes_tell_the_protocol(wasm: &Path) {
             );
         }
     }
-    // A record that announces as much as it may and is never complete is let go of when it is long enough.
+    // A record that announces as much as it may and is never complete is let go of when it is long
+    // enough.
     let mut endless = vec![22, 3, 1, 0x40, 0, 1];
     endless.resize(20_000, 0);
     assert_eq!(says(&host, Ipv4Addr::new(127, 0, 0, 43), &endless, 1000), None);

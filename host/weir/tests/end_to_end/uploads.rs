@@ -46,8 +46,8 @@ fn what_cannot_run_is_refused_with_its_reason_and_traffic_goes_on() {
     assert_eq!(host.running(), "1.0.0");
 }
 
-/// A component of a megabyte with so many instances of a component that it imports, of three bytes each: of each, a validator keeps all the
-/// 100,000 exports that the type has.
+/// A component of a megabyte with so many instances of a component that it imports, of three bytes
+/// each: of each, a validator keeps all the 100,000 exports that the type has.
 fn large_to_validate(instances: usize) -> Vec<u8> {
     fn number(mut n: usize) -> Vec<u8> {
         let mut bytes = Vec::new();

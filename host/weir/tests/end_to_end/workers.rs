@@ -1,4 +1,5 @@
-//! Chains on several workers: what is done to them is done on all, and what goes wrong on one ends on all.
+//! Chains on several workers: what is done to them is done on all, and what goes wrong on one ends
+//! on all.
 
 use serde_json::Value;
 use weir_tests::wat_guest::{each, module, upload};
@@ -138,7 +139,8 @@ fn versions_change_on_all_workers() {
     assert_eq!(chain["packets_in"], chain["packets_out"], "{chain}");
 }
 
-/// Traps on packets of flows with an odd number in the last byte of their source's address: they are all the second worker's.
+/// Traps on packets of flows with an odd number in the last byte of their source's address: they
+/// are all the second worker's.
 fn traps_on_the_second_worker() -> Vec<u8> {
     let body =
         "(if (i32.and (i32.load8_u offset=29 (local.get $p)) (i32.const 1)) (then unreachable))";

@@ -18,7 +18,8 @@ pub(crate) fn namespace() {
     let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     let error = io::Error::last_os_error();
     assert_eq!(unshared, 0, "this test makes a network namespace, which needs root: {error}");
-    // The kernel's own packets (router solicitations, duplicate address detection) would disturb the counts.
+    // The kernel's own packets (router solicitations, duplicate address detection) would disturb
+    // the counts.
     for what in ["all", "default"] {
         let path = format!("/proc/thread-self/net/../../../sys/net/ipv6/conf/{what}/disable_ipv6");
         let _ = std::fs::write(path, "1");
@@ -31,7 +32,8 @@ pub(crate) fn ip(arguments: &str) {
     assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Waits until an interface is up, which the kernel brings about in the background; what is sent before is lost.
+/// Waits until an interface is up, which the kernel brings about in the background; what is sent
+/// before is lost.
 pub(crate) fn wait_until_up(interface: &str) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -104,7 +106,8 @@ impl Far {
     pub(crate) fn on(interface: &str) -> Self {
         const ALL: u16 = (libc::ETH_P_ALL as u16).to_be();
         let name = std::ffi::CString::new(interface).unwrap();
-        // SAFETY: a new descriptor, that nobody else has; `name` and `address` live through the calls.
+        // SAFETY: a new descriptor, that nobody else has; `name` and `address` live through the
+        // calls.
         unsafe {
             let fd =
                 libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(ALL));

@@ -274,7 +274,8 @@ fn netns_packets_that_are_too_large_are_counted() {
     assert_eq!(pool.accounting().out, 0);
 }
 
-/// The worker sleeps on the port's descriptors: a packet that comes before it sleeps, or while it does, wakes it.
+/// The worker sleeps on the port's descriptors: a packet that comes before it sleeps, or while it
+/// does, wakes it.
 #[test]
 fn netns_a_sleeping_worker_is_woken() {
     namespace();
@@ -472,7 +473,8 @@ fn netns_packets_of_queues_without_a_port_are_counted() {
     finish(first, &mut pools[0]);
 }
 
-/// Each queue has its own port, socket and rules; one program is on the interface, and leaves with the last port.
+/// Each queue has its own port, socket and rules; one program is on the interface, and leaves with
+/// the last port.
 #[test]
 fn netns_two_queues_of_an_interface_are_two_ports() {
     namespace();

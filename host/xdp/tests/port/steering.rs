@@ -162,7 +162,8 @@ fn netns_flows_are_counted_whichever_cpu_finds_them() {
     finish(port, &mut pool);
 }
 
-/// Rules that came before the port was attached are in force with its first packet, whether it is read or not.
+/// Rules that came before the port was attached are in force with its first packet, whether it is
+/// read or not.
 #[test]
 fn netns_rules_wait_for_the_port_and_hold_at_one_that_nobody_reads() {
     namespace();
@@ -275,7 +276,8 @@ fn netns_what_rules_drop_stays_dropped_until_the_next_port_is_there() {
     finish(open, &mut pool);
 }
 
-/// The first port of an interface brings the rules of the queues along whose ports are attached behind it.
+/// The first port of an interface brings the rules of the queues along whose ports are attached
+/// behind it.
 #[test]
 fn netns_rules_of_all_queues_are_there_with_the_program() {
     namespace();
@@ -287,7 +289,8 @@ fn netns_rules_of_all_queues_are_there_with_the_program() {
         port.steering().unwrap().replace(&[to_port(9, Target::Drop)], 0).unwrap();
         port
     });
-    // The kernel chooses a queue for each flow: some come to the second, whose port is not attached.
+    // The kernel chooses a queue for each flow: some come to the second, whose port is not
+    // attached.
     let send = || (0..100).for_each(|n| far.send(&udp(0x0a00_0000 + n, 9)));
     let [first, second] = &mut ports;
     first.attach(&mut pools[0]).unwrap();
@@ -360,7 +363,8 @@ fn frames() -> Vec<Vec<u8>> {
         bytes.splice(34..34, [1; 8]);
     }));
     frames.push(v4(|bytes| bytes.truncate(36)));
-    // IPv6 with extension headers: of each kind, several, more than are followed, a fragment, the first and the only one, and cut off.
+    // IPv6 with extension headers: of each kind, several, more than are followed, a fragment, the
+    // first and the only one, and cut off.
     let v6 = |extensions: &[&[u8]], protocol: u8| {
         let mut bytes = Vec::new();
         PacketBuilder::ethernet2(MACS[1], MACS[0])
@@ -455,7 +459,8 @@ fn netns_the_program_reads_frames_as_the_host_does() {
     finish(port, &mut pool);
 }
 
-/// Tables are exchanged while packets come: none is decided otherwise than the old table or the new one says.
+/// Tables are exchanged while packets come: none is decided otherwise than the old table or the new
+/// one says.
 #[test]
 fn netns_no_packet_is_decided_by_half_a_table() {
     const EXCHANGES: u32 = 40;
@@ -464,8 +469,8 @@ fn netns_no_packet_is_decided_by_half_a_table() {
     let far = Far::on("a-far");
     let mut pool = pool(1024, 2048);
     let (mut port, steering, counters) = steered(config(Mode::Auto), &mut pool);
-    // All tables drop what goes to port 2 and let through what goes to port 1, each by other rules over other fields in
-    // another order.
+    // All tables drop what goes to port 2 and let through what goes to port 1, each by other rules
+    // over other fields in another order.
     let table = |n: u32| -> Vec<Rule> {
         let length = 20 + (n % 12) as u8;
         let many = (0..4000).map(|k| {
@@ -616,8 +621,9 @@ fn netns_the_rules_of_a_port_that_is_dropped_go_with_it() {
     finish(second, &mut pools[1]);
 }
 
-/// The port's rules hold at all queues of its interface, also behind those that can have a port: what is dropped is dropped everywhere, what is
-/// for a chain or for the kernel is the kernel's at queues without a port, and each packet is counted once.
+/// The port's rules hold at all queues of its interface, also behind those that can have a port:
+/// what is dropped is dropped everywhere, what is for a chain or for the kernel is the kernel's at
+/// queues without a port, and each packet is counted once.
 #[test]
 fn netns_what_rules_drop_is_dropped_at_queues_without_a_port() {
     const FLOWS: u64 = 1000;
@@ -773,7 +779,8 @@ fn netns_a_queue_is_steered_as_the_ports_first_until_it_is_one_of_them() {
     let (second, steers_second, count_second) = steered(of(1), &mut pools[1]);
     send(9);
     send(8);
-    // What is the second's comes to its socket, or waits there: the kernel has what others would have.
+    // What is the second's comes to its socket, or waits there: the kernel has what others would
+    // have.
     let mine = |counters: &Counters| counters.of("xdp_redirected");
     let until = Instant::now() + PATIENCE;
     while kernel.receive()[36..38] != [0, 8] {
@@ -810,7 +817,8 @@ fn netns_a_queue_is_steered_as_the_ports_first_until_it_is_one_of_them() {
     finish(first, &mut pools[0]);
 }
 
-/// Far more flows than the caches hold: decisions are the same, and flows that a function placed stay where they are.
+/// Far more flows than the caches hold: decisions are the same, and flows that a function placed
+/// stay where they are.
 #[test]
 fn netns_caches_under_pressure_decide_as_the_rules_do() {
     const FLOWS: u32 = 120_000;
@@ -913,7 +921,8 @@ fn reversed(frame: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A flow that a function has moved to a chain comes in as a whole, by whichever queue, although rules give everything else to the kernel.
+/// A flow that a function has moved to a chain comes in as a whole, by whichever queue, although
+/// rules give everything else to the kernel.
 #[test]
 fn netns_a_moved_flow_comes_in_as_a_whole() {
     const FLOWS: usize = 60;

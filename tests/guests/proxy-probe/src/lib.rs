@@ -1,4 +1,5 @@
-//! A component of the world `wasi:http/proxy`, written against the crate `wasip2` alone. It does what a request's path says.
+//! A component of the world `wasi:http/proxy`, written against the crate `wasip2` alone. It does
+//! what a request's path says.
 //!
 //! | path | what it does |
 //! | --- | --- |

@@ -1,8 +1,8 @@
 //! A head that lies flat in a room.
 //!
-//! Owns: reading and editing it in place, with every place checked. Functions ask a head for fields that are mostly not there, and add
-//! short ones: a name is looked at only if its length is right, and short strings are copied without a call, which in Wasm leaves
-//! for the host.
+//! Owns: reading and editing it in place, with every place checked. Functions ask a head for fields
+//! that are mostly not there, and add short ones: a name is looked at only if its length is right,
+//! and short strings are copied without a call, which in Wasm leaves for the host.
 
 use super::UNKNOWN;
 
@@ -167,7 +167,8 @@ impl<B: AsRef<[u8]>> Head<B> {
         self.0.as_ref().get(offset..offset + length).filter(|_| offset >= TABLE)
     }
 
-    /// A string that has a place of its own, empty if there is none; `None` if its place is not within the head.
+    /// A string that has a place of its own, empty if there is none; `None` if its place is not
+    /// within the head.
     #[must_use]
     #[inline]
     pub fn part(&self, part: Part) -> Option<&[u8]> {
@@ -182,7 +183,8 @@ impl<B: AsRef<[u8]>> Head<B> {
         usize::from(self.u16(FIELDS)).min(usize::from(self.u16(FIELDS_ROOM))).min(room)
     }
 
-    /// Name and value of this entry, `None` if a place is not within the head. The name of a deleted one is empty.
+    /// Name and value of this entry, `None` if a place is not within the head. The name of a
+    /// deleted one is empty.
     #[must_use]
     #[inline]
     pub fn entry(&self, entry: usize) -> Option<(&[u8], &[u8])> {
@@ -235,14 +237,16 @@ impl<B: AsRef<[u8]>> Head<B> {
         self.find(0, name.as_bytes()).and_then(|entry| self.entry(entry)).map(|(_, value)| value)
     }
 
-    /// Where the table ends that the head has room for, and strings begin; never behind the head's bytes.
+    /// Where the table ends that the head has room for, and strings begin; never behind the head's
+    /// bytes.
     #[must_use]
     pub fn strings(&self) -> usize {
         let strings = TABLE + usize::from(self.u16(FIELDS_ROOM)) * ENTRY;
         strings.min(self.0.as_ref().len())
     }
 
-    /// Whether all of `before`, a head in the same place, is here as it was: fields may have been added, and a status set.
+    /// Whether all of `before`, a head in the same place, is here as it was: fields may have been
+    /// added, and a status set.
     #[must_use]
     pub fn only_adds_to(&self, before: &[u8]) -> bool {
         let Some(old) = Head::new(before) else { return false };
@@ -296,8 +300,8 @@ fn copy_ends<const N: usize>(to: &mut [u8], string: &[u8]) {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Head<B> {
-    /// Lays out an empty head in these bytes (at most 65,536 are used) with room for so many fields; none if they
-    /// do not fit.
+    /// Lays out an empty head in these bytes (at most 65,536 are used) with room for so many
+    /// fields; none if they do not fit.
     #[must_use]
     pub fn lay_out(bytes: B, fields: usize) -> Option<Self> {
         let length = bytes.as_ref().len().min(1 << 16);

@@ -1,5 +1,5 @@
-//! A stateless firewall: the function that every language's SDK has as an example. What it does is specified in
-//! `guest-sdk/packet-filter/README.md`.
+//! A stateless firewall: the function that every language's SDK has as an example. What it does is
+//! specified in `guest-sdk/packet-filter/README.md`.
 
 mod frame;
 mod rules;

@@ -36,7 +36,8 @@ impl Function for PortBlock {
                 Ok(headers) => headers,
                 // What is no IP goes on: all verdicts are `Next` before.
                 Err(Unreadable::NotIp) => continue,
-                // A port could be hidden in what cannot be read, such as a tiny first fragment (RFC 1858).
+                // A port could be hidden in what cannot be read, such as a tiny first fragment (RFC
+                // 1858).
                 Err(Unreadable::Malformed) => {
                     packet.set_verdict(Verdict::Drop(2));
                     continue;

@@ -1,5 +1,5 @@
-//! A control plane on a store in a temporary directory, over a data plane that does nothing but note what it is
-//! asked to do, and fails when told to.
+//! A control plane on a store in a temporary directory, over a data plane that does nothing but
+//! note what it is asked to do, and fails when told to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -71,7 +71,8 @@ impl FakeEngine {
         Held(self)
     }
 
-    /// Waits until it was asked so many things that begin so since the last time of [`Self::calls`].
+    /// Waits until it was asked so many things that begin so since the last time of
+    /// [`Self::calls`].
     pub(crate) fn wait_for(&self, begins: &str, times: usize) {
         for _ in 0..3000 {
             if self.asked(begins) == times {

@@ -1,8 +1,9 @@
-//! Ports that could not be opened, because something outside the configuration is not as they need it: an interface that is not there yet or
-//! is down, a PCI device that nobody has bound, a capture that is missing.
+//! Ports that could not be opened, because something outside the configuration is not as they need
+//! it: an interface that is not there yet or is down, a PCI device that nobody has bound, a capture
+//! that is missing.
 //!
-//! Such a port is down, and nothing else is. It is tried again until it can be opened; then whoever deploys chains is told. Nobody waits for
-//! that but who wants the port.
+//! Such a port is down, and nothing else is. It is tried again until it can be opened; then whoever
+//! deploys chains is told. Nobody waits for that but who wants the port.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use super::{Ports, Slot, links};
 
 /// How often it is looked whether a port's device is there.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// To open what is there, and to give it to a chain, is more than a look: where that fails, the pause doubles up to this one.
+/// To open what is there, and to give it to a chain, is more than a look: where that fails, the
+/// pause doubles up to this one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
 /// Why a port is down that could not be opened, and when it is tried again.
@@ -79,7 +81,8 @@ impl Ports {
             self.is_back(place);
             return Ok(());
         };
-        // The way to the kernel may have fewer queues than the device: the port is not to be down for other chains.
+        // The way to the kernel may have fewer queues than the device: the port is not to be down
+        // for other chains.
         let fewer = slot.first_lanes();
         if slot.config.kernel.is_none()
             || lanes <= fewer
@@ -106,7 +109,8 @@ impl Ports {
         }
     }
 
-    /// The interface of a port that no chain has went away: what was opened of it is of no use, and it is opened on the next one of that name.
+    /// The interface of a port that no chain has went away: what was opened of it is of no use, and
+    /// it is opened on the next one of that name.
     pub(in super::super) fn lost_interface(&mut self, port: &Name) {
         let free = |slot: &Slot| slot.config.name == *port && slot.chain.is_none();
         let Some(place) = self.slots.iter().position(free) else { return };
@@ -118,7 +122,8 @@ impl Ports {
         drop(self.note_away(place, &error));
     }
 
-    /// A port could not be opened, or still cannot be, for this reason; the answer is for the chain that is to have it.
+    /// A port could not be opened, or still cannot be, for this reason; the answer is for the chain
+    /// that is to have it.
     pub(super) fn note_away(&mut self, place: usize, error: &Error) -> EngineError {
         let problem = problem(error);
         let slot = &mut self.slots[place];
@@ -143,8 +148,9 @@ impl Ports {
         EngineError::NoPort { port, message }
     }
 
-    /// A port that was opened did not take a chain's pool, and nobody has it. What became of its interface meanwhile may be over soon: it is
-    /// opened once more as any port that is away, and the chain comes with it.
+    /// A port that was opened did not take a chain's pool, and nobody has it. What became of its
+    /// interface meanwhile may be over soon: it is opened once more as any port that is away, and
+    /// the chain comes with it.
     pub(in super::super) fn not_attached(&mut self, error: PortError) -> EngineError {
         let (PortError::Configuration { port, .. } | PortError::Device { port, .. }) = &error
         else {
@@ -152,7 +158,8 @@ impl Ports {
         };
         let at = |slot: &Slot| slot.config.name.as_str() == port;
         let place = self.slots.iter().position(at).filter(|place| {
-            // What is wrong with another device is not of its interface, and does not change by itself.
+            // What is wrong with another device is not of its interface, and does not change by
+            // itself.
             let config = &self.slots[*place].config;
             config.kind == PortKind::Xdp || look(config, self.room_bytes).is_err()
         });
@@ -237,8 +244,8 @@ pub(in super::super) fn settled(
     settled.unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Opens those that are away and can be opened by now; whether some still cannot. To look at a device and to open it may take long: nobody is
-/// kept from other ports meanwhile.
+/// Opens those that are away and can be opened by now; whether some still cannot. To look at a
+/// device and to open it may take long: nobody is kept from other ports meanwhile.
 fn try_again(ports: &Mutex<Ports>) -> bool {
     let all = || ports.lock().unwrap_or_else(PoisonError::into_inner);
     let count = all().slots.len();
@@ -264,7 +271,8 @@ fn try_again(ports: &Mutex<Ports>) -> bool {
     !all.closed && all.slots.iter().any(Slot::waits)
 }
 
-/// Tells of ports that are away, and tries them again, as long as there are these ports: from a thread that sleeps while there are none.
+/// Tells of ports that are away, and tries them again, as long as there are these ports: from a
+/// thread that sleeps while there are none.
 pub(in super::super) fn watch(ports: &Arc<Mutex<Ports>>) {
     let mut all = ports.lock().unwrap_or_else(PoisonError::into_inner);
     for slot in &all.slots {

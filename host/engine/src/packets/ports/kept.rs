@@ -1,5 +1,5 @@
-//! What drops packets before a port that no chain has, until it is opened for one: rules that the ports of its last chain were given, or that
-//! it had before it had a chain.
+//! What drops packets before a port that no chain has, until it is opened for one: rules that the
+//! ports of its last chain were given, or that it had before it had a chain.
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ impl Slot {
 }
 
 impl Ports {
-    /// Takes what decides before ports between which there is nothing any more, and that were closed.
+    /// Takes what decides before ports between which there is nothing any more, and that were
+    /// closed.
     pub(in super::super) fn keep<'d>(
         &mut self,
         shape: &Shape,
@@ -48,7 +49,8 @@ impl Ports {
         }
     }
 
-    /// `xdp` ports that no chain has, that could be opened, and before which nothing drops packets; and whether they have their interface alone.
+    /// `xdp` ports that no chain has, that could be opened, and before which nothing drops packets;
+    /// and whether they have their interface alone.
     pub(in super::super) fn unguarded(&mut self) -> Vec<(Port, bool)> {
         let closed = self.closed;
         let unguarded = self.slots.iter_mut().filter_map(|slot| {

@@ -53,8 +53,8 @@ impl Opened {
     }
 }
 
-/// Which of the configuration's ports could not be opened, and why: what can be known without opening a device, and while another host has
-/// them.
+/// Which of the configuration's ports could not be opened, and why: what can be known without
+/// opening a device, and while another host has them.
 ///
 /// # Errors
 /// What is wrong with the configuration, on whatever machine.
@@ -250,7 +250,8 @@ fn open_dpdk(
     Ok(ports.map(|port| -> Box<dyn Port> { Box::new(port) }).collect())
 }
 
-/// Opens a port for so many lanes; whoever asks has seen that it has as many queues. `alone`: no other port is on its interface.
+/// Opens a port for so many lanes; whoever asks has seen that it has as many queues. `alone`: no
+/// other port is on its interface.
 pub(super) fn open(
     config: &weir_spec::Port,
     room_bytes: u32,

@@ -8,7 +8,8 @@ pub(super) const STREAM_CLOSED: u32 = 5;
 pub(super) const FRAME_SIZE: u32 = 6;
 pub(super) const REFUSED: u32 = 7;
 pub(super) const COMPRESSION: u32 = 9;
-/// PROTOCOL_ERROR, said by the crate h2 (0.4) in some places where the RFC has a code for what is wrong. The connection ends all the same.
+/// PROTOCOL_ERROR, said by the crate h2 (0.4) in some places where the RFC has a code for what is
+/// wrong. The connection ends all the same.
 pub(super) const UNSPECIFIC: u32 = PROTOCOL;
 
 /// How it has to end.

@@ -1,4 +1,5 @@
-//! A client that says what it likes: frames of HTTP/2, byte by byte. It knows nothing of streams and states.
+//! A client that says what it likes: frames of HTTP/2, byte by byte. It knows nothing of streams
+//! and states.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -141,7 +142,8 @@ fn frame_head(length: u32, kind: u8, flags: u8, stream: u32) -> Vec<u8> {
     head
 }
 
-/// Fields as HPACK has them: literals with new names, not to be remembered, nothing compressed (RFC 7541, section 6.2.2).
+/// Fields as HPACK has them: literals with new names, not to be remembered, nothing compressed (RFC
+/// 7541, section 6.2.2).
 pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {

@@ -1,7 +1,9 @@
-//! `weir run --check`: whether a host would start, as far as that can be known without starting it, and beside one that runs.
+//! `weir run --check`: whether a host would start, as far as that can be known without starting it,
+//! and beside one that runs.
 //!
-//! Looked at is what stays as it is until then: files, directories, interfaces. Whether an address is free, a device can be had or the
-//! kernel allows it shows at the start. A port that would be down keeps no host from starting.
+//! Looked at is what stays as it is until then: files, directories, interfaces. Whether an address
+//! is free, a device can be had or the kernel allows it shows at the start. A port that would be
+//! down keeps no host from starting.
 
 use std::fs;
 use std::io::{self, ErrorKind};
