@@ -314,8 +314,17 @@ async fn idle_connections_do_not_keep_the_administrator_out() {
     let address = server.address().unwrap();
     let serving = tokio::spawn(server.serve(host.stopping()));
     let client = tokio::task::spawn_blocking(move || {
-        // More than there are places for; the backlog takes the rest.
-        let idle: Vec<_> = (0..600).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // More than there are places for, also for those who have shown a token; the backlog takes the rest.
+        let ask = format!(
+            "{}Authorization: Bearer acme-viewer-token\r\n\r\n",
+            STATUS.replace("Connection: close\r\n", "")
+        );
+        let connect = || {
+            let mut idle = TcpStream::connect(address).unwrap();
+            idle.write_all(ask.replace("/v1/status", "/healthz").as_bytes()).unwrap();
+            idle
+        };
+        let idle: Vec<_> = (0..600).map(|_| connect()).collect();
         let begun = Instant::now();
         let local = talk(&mut UnixStream::connect(&socket).unwrap(), &format!("{STATUS}\r\n"));
         assert!(local.starts_with("HTTP/1.1 200 OK\r\n"), "{local}");

@@ -183,12 +183,15 @@ async fn streams_end_with_their_token() {
     let mut tap = tap.into_body();
     assert!(in_time(tap.frame()).await.unwrap().unwrap().is_data());
     let mut events = host.open(&token, "/v1/events").await.into_body();
+    let quiet = host.open(&token, "/v1/events").await.into_body();
     let mut stays = host.open(OPERATOR, "/v1/events").await.into_body();
     for stream in [&mut events, &mut stays] {
         assert!(in_time(stream.frame()).await.unwrap().unwrap().is_data());
     }
     let path = format!("/v1/tenants/acme/tokens/{id}");
     assert_eq!(host.ask("DELETE", &path, None).await.status, StatusCode::NO_CONTENT);
+    // Also when nothing happens any more.
+    in_time(quiet.collect()).await.unwrap();
     assert_eq!(host.push("/v1/functions/secret/versions?tenant=acme", "1").await.status, 201);
     for stream in [tap, events] {
         let rest = in_time(stream.collect()).await.unwrap().to_bytes();
@@ -201,6 +204,8 @@ async fn streams_end_with_their_token() {
     }
     // Nor does the last tenant of a name hear of the next.
     host.ask("PUT", "/v1/tenants/beta", Some(json!({}))).await;
+    host.push("/v1/functions/bygone/versions?tenant=beta", "1").await;
+    host.ask("DELETE", "/v1/functions/bygone?tenant=beta", None).await;
     let (_, token) = own("beta").await;
     let events = host.open(&token, "/v1/events").await;
     for method in ["DELETE", "PUT"] {
@@ -210,6 +215,10 @@ async fn streams_end_with_their_token() {
     host.push("/v1/functions/secret/versions?tenant=beta", "1").await;
     let rest = in_time(events.into_body().collect()).await.unwrap().to_bytes();
     assert!(!String::from_utf8_lossy(&rest).contains("secret"));
+    // And the next of the last.
+    let (_, token) = own("beta").await;
+    let seen = host.ask_with(&token, "GET", "/v1/events?follow=false", None).await.text;
+    assert!(seen.contains("secret") && !seen.contains("bygone"), "{seen}");
 }
 
 /// Each tenant has one that is large, and all together no more memory than the host can spare.
