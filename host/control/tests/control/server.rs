@@ -314,7 +314,8 @@ async fn idle_connections_do_not_keep_the_administrator_out() {
     let address = server.address().unwrap();
     let serving = tokio::spawn(server.serve(host.stopping()));
     let client = tokio::task::spawn_blocking(move || {
-        // More than there are places for, also for those who have shown a token; the backlog takes the rest.
+        // More than there are places for, also for those who have shown a token; the backlog takes
+        // the rest.
         let ask = format!(
             "{}Authorization: Bearer acme-viewer-token\r\n\r\n",
             STATUS.replace("Connection: close\r\n", "")
