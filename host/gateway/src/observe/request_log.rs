@@ -314,7 +314,7 @@ fn is_torn(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::Read;
     use std::process::Command;
 
     use super::*;
