@@ -71,7 +71,7 @@ impl CodeCache {
 
     /// Where its files are: in the directory that was looked at.
     fn place(&self) -> PathBuf {
-        self.opened.get().map_or_else(|| self.directory.clone(), |opened| by_number(opened))
+        self.opened.get().map_or_else(|| self.directory.clone(), by_number)
     }
 
     /// Loads a component's code with the first engine that can; what cannot be read, or is not what
