@@ -7,14 +7,14 @@
 //! Two stages, because addresses and ports want different structures:
 //!
 //! 1. Addresses: tuple space search (Srinivasan, Suri, Varghese, "Packet Classification using Tuple
-//! Space Search", SIGCOMM 1999) with its tuple pruning. One search for the source and one for
-//! the destination give the nested prefixes that hold each address; only pairs of those can
-//! match, and of them only pairs whose prefix lengths occur together and whose best rule is
-//! better than what was found. Each is one probe of a hash table, whose entry is the group of
-//! rules with exactly these two prefixes. Memory is linear in the rules.
+//!    Space Search", SIGCOMM 1999) with its tuple pruning. One search for the source and one for
+//!    the destination give the nested prefixes that hold each address; only pairs of those can
+//!    match, and of them only pairs whose prefix lengths occur together and whose best rule is
+//!    better than what was found. Each is one probe of a hash table, whose entry is the group of
+//!    rules with exactly these two prefixes. Memory is linear in the rules.
 //! 2. Ports, protocol, direction: a group larger than a handful is a binary decision tree (Gupta
-//! and McKeown, "HiCuts", Hot Interconnects 1999; binary cuts at rule boundaries as in Qi et
-//! al., "HyperSplit", INFOCOM 2009) with a fixed budget for copied rules.
+//!    and McKeown, "HiCuts", Hot Interconnects 1999; binary cuts at rule boundaries as in Qi et
+//!    al., "HyperSplit", INFOCOM 2009) with a fixed budget for copied rules.
 //!
 //! Worst cases, which only who writes the rules can make: every nesting depth of both addresses in
 //! use together (33 x 33 probes), and a group of rules that overlap so much in all four fields that
