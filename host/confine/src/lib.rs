@@ -39,7 +39,8 @@ const BEHIND_STANDARD: libc::c_uint = 3;
 /// which is closed.
 #[must_use]
 pub fn shut_in() -> Vec<Missing> {
-    let layers: [(_, fn() -> Result<(), String>); 4] = [
+    type Layer = fn() -> Result<(), String>;
+    let layers: [(_, Layer); 4] = [
         ("closed files", || close(BEHIND_STANDARD, libc::c_uint::MAX).map_err(|e| e.to_string())),
         ("no new privileges", || {
             rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())
