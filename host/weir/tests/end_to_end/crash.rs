@@ -105,7 +105,11 @@ fn ask(host: &Host, change: &Change) -> Option<Option<String>> {
     };
     let arguments: Vec<&str> =
         ["--output", "json"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-    let answer = host.weir(&arguments);
+    let mut answer = host.weir(&arguments);
+    while answer.err.contains("is watched because it is new") {
+        std::thread::sleep(Duration::from_millis(50));
+        answer = host.weir(&arguments);
+    }
     if answer.status != Some(0) {
         let lost = ["broke", "no host answers", "is not as expected"];
         assert!(lost.iter().any(|text| answer.err.contains(text)), "{change:?}: {}", answer.err);

@@ -61,18 +61,6 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
         function["versions"][1]["withdrawn"].is_string()
             && function["chains"][0]["version"] == "1.0.0"
     });
-    // Whoever was not there finds in the log why.
-    let told = r#"status=409 code="conflict" detail="from: port in belongs to chain edge"#;
-    assert!(host.log().contains(told), "{}", host.log());
-    // The administrator easily forgets whose the port is.
-    host.write("c.toml", CHAIN.replace("\"in\"", "\"theirs\""));
-    let error = host.fails(&["chain", "apply", "c.toml"]);
-    assert!(error.contains("= port theirs is tenant acme's: `--tenant acme`"), "{error}");
-    let large = format!("{CHAIN}[function.config]\ntext = \"{}\"\n", "x".repeat(16 << 20));
-    host.write("c.toml", large);
-    let error = host.fails(&["chain", "apply", "c.toml"]);
-    assert!(error.contains("c.toml: chain edge has 16777"), "{error}");
-    assert!(error.contains(" bytes as JSON, and 16777216 (16 MiB) are allowed"), "{error}");
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
 }
@@ -132,6 +120,18 @@ fn a_refused_change_leaves_what_runs() {
         let error = host.fails(&["chain", "apply", "c.toml"]);
         assert!(error.contains(expected), "{error}");
     }
+    // Whoever was not there finds in the log why.
+    let told = r#"status=409 code="conflict" detail="from: port in belongs to chain edge"#;
+    assert!(host.log().contains(told), "{}", host.log());
+    // The administrator easily forgets whose the port is.
+    host.write("c.toml", CHAIN.replace("\"in\"", "\"theirs\""));
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("= port theirs is tenant acme's: `--tenant acme`"), "{error}");
+    let large = format!("{CHAIN}[function.config]\ntext = \"{}\"\n", "x".repeat(16 << 20));
+    host.write("c.toml", large);
+    let error = host.fails(&["chain", "apply", "c.toml"]);
+    assert!(error.contains("c.toml: chain edge has 16777"), "{error}");
+    assert!(error.contains(" bytes as JSON, and 16777216 (16 MiB) are allowed"), "{error}");
     let before = host.packets_out("edge");
     host.wait_for("packets flow", |host| host.packets_out("edge") > before);
 }
