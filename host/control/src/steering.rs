@@ -259,6 +259,7 @@ impl Control {
         let own: BTreeSet<&Name> = own.map(|port| &port.name).collect();
         let statuses = self.engine.steering(tenant);
         let places = statuses.iter().flat_map(|status| &status.places);
+        let places = places.filter(|place| place.dropped.is_none());
         let held: BTreeSet<&Name> = places.map(|place| &place.port).collect();
         let ports = self.engine.status().ports.into_iter();
         let free = ports.filter(|port| own.contains(&port.name) && port.chain.is_none());

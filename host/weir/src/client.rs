@@ -485,7 +485,9 @@ impl fmt::Display for Refused {
         if self.0.reasons.len() < 2 {
             return f.write_str(&self.0.detail);
         }
-        f.write_str(&self.0.title)?;
+        // What stands before the first of them; the title is the status in words.
+        let head = self.0.detail.split(&self.0.reasons[0]).next().unwrap_or_default().trim_end();
+        f.write_str(if head.is_empty() { &self.0.title } else { head })?;
         self.0.reasons.iter().try_for_each(|reason| write!(f, "\n  - {reason}"))
     }
 }
