@@ -133,7 +133,7 @@ SETS = [
         ({"action": "allow", "src": "2001:db8::/48"}, "ipv6.src == 2001:db8::/48"),
         ({"action": "deny", "dst": "2001:db8:8000::7"}, "ipv6.dst == 2001:db8:8000::7"),
         ({"action": "allow", "sport": 53}, "tcp.srcport == 53 || udp.srcport == 53"),
-        ({"action": "allow", "dst": "fd00::/7", "proto": 6}, f"ipv6.dst == fc00::/7 && {TCP_IS}"),
+        ({"action": "allow", "dst": "fc00::/7", "proto": 6}, f"ipv6.dst == fc00::/7 && {TCP_IS}"),
     ]),
     ("ports are for those that have some", {"default": "allow"}, [
         ({"action": "deny", "sport": "0-65535", "dport": "0-65535"}, "tcp.port >= 0 || udp.port >= 0"),
