@@ -344,8 +344,9 @@ impl Control {
     pub(crate) fn expect_chains(&self) {
         let state = self.store.state();
         let chains: Vec<_> = state.chains.iter().map(|(id, record)| (id, &record.chain)).collect();
-        self.restore_steering(&state);
         self.engine.expect(&chains);
+        self.restore_steering(&state);
+        self.engine.guard_ports();
         let not_yet = |id: &ChainId| (id.clone(), Failure::new(NOT_YET));
         self.failed().extend(state.chains.keys().map(not_yet));
     }
@@ -542,7 +543,7 @@ impl Control {
             waiting.push(id.clone());
         }
         // Of rules some hold at the port, whether it has a chain or not.
-        self.engine.expect(&[]);
+        self.engine.guard_ports();
         waiting
     }
 

@@ -312,13 +312,17 @@ pub trait Engine: Send + Sync + 'static {
     /// When the data plane is gone.
     fn end_trial(&self, chain: &ChainId, function: &Name) -> Result<(), EngineError>;
 
-    /// These chains are to be deployed: what rules send to them is nobody else's until then, and
-    /// what rules drop at their ports, or at others that no chain has, is dropped from now on.
-    /// Called at the start behind the rules, and when a port came back or a chain was taken down
-    /// that is to come back; [`Self::deploy`] and [`Self::undeploy`] say where chains are else.
+    /// These chains are to be deployed: what rules send to them is nobody else's until then. Called
+    /// before the rules come, and when a chain was taken down that is to come back; [`Self::deploy`]
+    /// and [`Self::undeploy`] say where chains are else.
     fn expect(&self, chains: &[(&ChainId, &Chain)]) {
         let _ = chains;
     }
+
+    /// What rules drop at ports that no chain has is dropped from now on, and what a process that
+    /// crashed has left is taken over for that, or goes. Called behind chains and rules at the
+    /// start, and when a port came back.
+    fn guard_ports(&self) {}
 
     /// Replaces a tenant's steering rules, on all workers, each at a burst boundary. The answer is
     /// the longest time for which a worker's data path stood still. Chains that rules name need not

@@ -178,8 +178,6 @@ impl Packets {
         for (id, chain) in chains {
             self.steering.place(id, Some(Ends::of(chain)));
         }
-        self.guard();
-        self.remove_left();
     }
 
     pub(crate) fn undeploy(&self, chain: &ChainId) -> Result<(), EngineError> {

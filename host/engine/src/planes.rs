@@ -226,6 +226,10 @@ impl Engine for Planes {
         self.packets.expect(chains);
     }
 
+    fn guard_ports(&self) {
+        self.packets.guard_ports();
+    }
+
     fn steer(&self, tenant: &Name, rules: &[SteeringRule]) -> Result<Duration, EngineError> {
         self.packets.steer(tenant, rules)
     }

@@ -10,6 +10,11 @@ use super::crossing::{Device, Shape};
 use super::ports::{Kept, queue_of};
 
 impl Packets {
+    pub(crate) fn guard_ports(&self) {
+        self.guard();
+        self.remove_left();
+    }
+
     /// Has what a tenant's rules drop dropped at its ports where nothing does that yet. Where it
     /// cannot be, the log says why.
     pub(super) fn guard(&self) {
@@ -41,7 +46,7 @@ impl Packets {
 
     /// Removes programs that were left on interfaces when a host with this store crashed: whatever
     /// is to go on has been taken over.
-    pub(super) fn remove_left(&self) {
+    fn remove_left(&self) {
         for pinning in self.ports().pinnings() {
             for left in weir_xdp::remove_left(&pinning) {
                 tracing::info!(
