@@ -41,7 +41,7 @@ impl CodeCache {
     }
 
     /// Makes the directory, and keeps it open. One that is there already, and in which others may
-    /// write, is refused, and so is one above which they may put another one in its place.
+    /// write, is refused; that they may put another one in its place is said.
     pub(crate) fn make(&self) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let opened = File::open(&self.directory)?;
@@ -53,20 +53,28 @@ impl CodeCache {
                  {own} alone"
             )));
         }
-        for parent in fs::canonicalize(&self.directory)?.ancestors().skip(1) {
-            let found = fs::metadata(parent)?;
-            if !keeps_names(&found) {
-                let (owner, mode) = (found.uid(), found.mode() & 0o7777);
-                return Err(io::Error::other(format!(
-                    "{} above it belongs to user {owner}, mode {mode:04o}: others than user {own} may put something else in its place, and what \
-                     lies there is executed. Take the right to write from them, or have the store elsewhere (`[store] path`)",
-                    parent.display()
-                )));
-            }
+        if let Some(what) = self.exposed()? {
+            tracing::warn!("{what}");
         }
         // Made once more, it is the same one.
         let _ = self.opened.set(opened.into());
         Ok(())
+    }
+
+    /// What is above it in which others may put something else in its place, before the next start.
+    fn exposed(&self) -> io::Result<Option<String>> {
+        for parent in fs::canonicalize(&self.directory)?.ancestors().skip(1) {
+            let found = fs::metadata(parent)?;
+            if !keeps_names(&found) {
+                let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+                return Ok(Some(format!(
+                    "{} belongs to user {owner}, mode {mode:04o}: others than user {} may put something else in the place of the store                      below it before the next start, and what lies there is executed. Take the right to write from them, or have the                      store elsewhere (`[store] path`)",
+                    parent.display(),
+                    own_user()
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// Where its files are: in the directory that was looked at.
@@ -300,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_put_in_its_place_is_refused() {
+    fn what_others_may_put_in_its_place_is_said_and_not_read() {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let parent = directory.path().join("parent");
@@ -308,14 +316,16 @@ mod tests {
             let cache = CodeCache::new(parent.join("store/cache"), 1 << 30, 0);
             fs::create_dir_all(&parent).unwrap();
             fs::set_permissions(&parent, fs::Permissions::from_mode(mode)).unwrap();
-            cache.make().map(|()| cache).map_err(|error| error.to_string())
+            cache.make().unwrap();
+            cache
         };
-        assert!(made(0o777).unwrap_err().contains("parent above it belongs to user"));
-        assert!(made(0o1777).is_ok() && made(0o755).is_ok());
+        let exposed = |mode| made(mode).exposed().unwrap();
+        assert!(exposed(0o777).unwrap().contains("parent belongs to user"));
+        assert!(exposed(0o1777).is_none() && exposed(0o755).is_none());
         // Another directory that has its name later is not read, and a file that others may write
         // is not run.
         let (engine, code) = compiled();
-        let cache = made(0o755).unwrap();
+        let cache = made(0o755);
         let is_loaded = || cache.load([&engine].into_iter(), "a.cwasm").is_some();
         assert!(cache.keep("a.cwasm", &code) && is_loaded());
         fs::rename(parent.join("store"), parent.join("away")).unwrap();
